@@ -1,0 +1,1 @@
+"""Runtimes: is it here, which device, wait for it, how much memory."""

@@ -1,0 +1,1 @@
+"""Model families: one protocol a family, one wrapper a runtime."""

@@ -1,0 +1,29 @@
+"""The vision-language family: text and images in, text out.
+
+    model = open_vision_language(ModelSpec.parse("demo:vlm@torch"))
+    outputs = model.answer([request], Generation(max_tokens=16))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from workbench.types import Generation, ModelSpec, Output, Request
+
+
+class VisionLanguage(Protocol):
+    """A loaded model. ``answer`` never raises for one bad item: its Output carries the error."""
+
+    spec: ModelSpec
+    batch_size: int
+
+    def answer(self, requests: Sequence[Request], generation: Generation) -> list[Output]:
+        """One Output a request, in order; up to ``batch_size`` requests are run together."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What was really loaded: dtype, device, attention, parameters, what was dequantised, chat template hash, stop ids."""
+        ...
+
+    def close(self) -> None: ...
