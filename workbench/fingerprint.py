@@ -32,7 +32,11 @@ def of_folder(folder: Path, suffixes: Iterable[str] | None = None) -> str:
     rows = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts) and (wanted is None or path.suffix in wanted):
+        if (
+            path.is_file()
+            and not any(part.startswith(".") for part in relative.parts)
+            and (wanted is None or path.suffix in wanted)
+        ):
             rows.append([relative.as_posix(), of_file(path)])
     return of_json(rows)
 

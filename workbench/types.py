@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from workbench.errors import ItemError, UsageError
 
@@ -76,7 +76,9 @@ class Media:
                 )
             return ImageOps.exif_transpose(picture).convert("RGB")
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ItemError("image cannot be decoded", reason="image", why=str(error)) from error
+            # PIL's text for an unknown format holds a memory address, and outputs must be the same on every run.
+            why = "no known image format" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise ItemError("image cannot be decoded", reason="image", why=why) from error
 
     def __repr__(self) -> str:
         return f"Media({self.kind}, {self.path or f'{len(self.data)} bytes'})"
@@ -91,6 +93,23 @@ class Sample:
     target: Any
     group: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A data set that is here: its samples, the commit or file hash they come from, and a hash that tells two data sets apart."""
+
+    samples: Sequence[Sample]
+    revision: str
+    fingerprint: str
+
+
+class DataSource(Protocol):
+    """Where a task's samples come from: a card (``workbench.data.card.FromCard``) or rows (``workbench.data.rows.Rows``)."""
+
+    name: str
+
+    def load(self, limit: int | None = None, sample_ids: Sequence[str] | None = None) -> Loaded: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +146,10 @@ class Request:
     @property
     def input_hash(self) -> str:
         text = json.dumps(
-            {"inputs": _canonical(self.inputs), "prompt_id": self.prompt_id}, sort_keys=True, ensure_ascii=False, separators=(",", ":")
+            {"inputs": _canonical(self.inputs), "prompt_id": self.prompt_id},
+            sort_keys=True,
+            ensure_ascii=False,
+            separators=(",", ":"),
         )
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -203,7 +225,9 @@ class Score:
     random: bool = False
 
     @classmethod
-    def of(cls, correct: bool, answer: Any, reason: Reason = "parsed", *, random: bool = False, explanation: str | None = None) -> Score:
+    def of(
+        cls, correct: bool, answer: Any, reason: Reason = "parsed", *, random: bool = False, explanation: str | None = None
+    ) -> Score:
         """A right-or-wrong score."""
         return cls(float(correct), answer, reason, {"correct": int(correct), "total": 1}, explanation, random)
 
@@ -230,12 +254,14 @@ class Task:
     ``score(sample, response, rng)`` gets the task's own random stream (seeded with ``seed``), consumed in the order of
     ``order(samples)``: that is how official random fallbacks are reproduced. ``groups(sample)`` yields (axis, name)
     pairs, each reported like the headline. ``chance(sample)`` is the score a guesser gets on the item.
+    ``details(samples, responses, scores)`` are extra fields of the results; it may set ``scorer`` where the label depends
+    on what was given (MathVista without extractions is ``rules-only``).
     """
 
     name: str
     version: str
     family: str
-    card: str
+    card: DataSource
     ask: Callable[[Sample], Request]
     score: Callable[[Sample, Response, random.Random], Score]
     metrics: tuple[Metric, ...]
@@ -247,6 +273,15 @@ class Task:
     generation: Generation = Generation()
     scorer: str = "official"
     description: str = ""
+    details: Callable[[Sequence[Sample], Mapping[str, Response], Mapping[str, Score]], Mapping[str, Any]] = lambda *_: {}
+
+    @property
+    def card_name(self) -> str:
+        return self.card.name
+
+    def load(self, limit: int | None = None, sample_ids: Sequence[str] | None = None) -> Loaded:
+        """The task's samples in data order; the first ``limit``, or those with ``sample_ids``. Raises DataError."""
+        return self.card.load(limit, sample_ids)
 
     def headline_metric(self) -> Metric:
         return next(metric for metric in self.metrics if metric.name == self.headline)
@@ -279,7 +314,9 @@ class ModelSpec:
         for part in filter(None, query.split("&")):
             key, equals, value = part.partition("=")
             if not equals or not key:
-                raise UsageError(f"cannot read option {part!r} of model {text!r}", why=f"options are written name=value; forms: {forms}")
+                raise UsageError(
+                    f"cannot read option {part!r} of model {text!r}", why=f"options are written name=value; forms: {forms}"
+                )
             options[key.replace("-", "_")] = value
         adapter = options.pop("adapter", None)
         if scheme == "demo":
@@ -291,6 +328,13 @@ class ModelSpec:
         if "@" in rest and not Path(rest).exists():
             source, _, revision = rest.rpartition("@")
         return cls(scheme, source, revision or None, adapter, options, text)
+
+    @property
+    def label(self) -> str:
+        """The text for bundles and tables: an absolute path is cut to its last part (it may name a user)."""
+        if Path(self.source).expanduser().is_absolute():
+            return self.text.replace(self.source, Path(self.source).name, 1)
+        return self.text
 
     def with_options(self, **extra: Any) -> ModelSpec:
         """A copy; ``extra`` options that are None are left out, given ones win over those in the text."""

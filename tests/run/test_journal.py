@@ -41,7 +41,12 @@ def test_damage_before_the_last_line_is_an_error_not_a_loss(tmp_path):
 
 def test_every_text_a_model_may_emit_survives(tmp_path):
     random.seed(1)
-    texts = ["\ud800 lone surrogate", "line\u2028separator\x85\r\n\x00", "𝔘 <b>", "".join(chr(random.randrange(1, 0xD7FF)) for _ in range(500))]
+    texts = [
+        "\ud800 lone surrogate",
+        "line\u2028separator\x85\r\n\x00",
+        "𝔘 <b>",
+        "".join(chr(random.randrange(1, 0xD7FF)) for _ in range(500)),
+    ]
     with journal.Journal(tmp_path / "j.jsonl") as opened:
         opened.append(*({"value": text} for text in texts))
     assert [line["value"] for line in journal.read(tmp_path / "j.jsonl")] == texts

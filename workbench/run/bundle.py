@@ -150,7 +150,12 @@ class Run:
 
     def _repr_html_(self) -> str:
         results = self.results
-        rows = {"run": self.name, "task": self.manifest["task"]["name"], "model": self.manifest["model"]["text"], "status": self.status}
+        rows = {
+            "run": self.name,
+            "task": self.manifest["task"]["name"],
+            "model": self.manifest["model"]["text"],
+            "status": self.status,
+        }
         if results:
             from workbench.run.summary import interval_text, score_text
 

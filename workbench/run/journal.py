@@ -80,7 +80,9 @@ def out_of_space(error: OSError, path: Path) -> BundleError:
             why=f"{error.strerror}; every finished item is kept",
             fix="free some space, then type the same command again: the run continues where it stopped",
         )
-    return BundleError(f"cannot write {path.parent.name}/{path.name}", why=str(error.strerror), fix="choose another folder with --runs FOLDER")
+    return BundleError(
+        f"cannot write {path.parent.name}/{path.name}", why=str(error.strerror), fix="choose another folder with --runs FOLDER"
+    )
 
 
 class Journal:

@@ -36,11 +36,13 @@ def in_shard(item_id: str, shard: tuple[int, int] | None) -> bool:
     return int.from_bytes(hashlib.sha256(item_id.encode()).digest()[:8], "big") % count == number - 1
 
 
-def asked(task: Task, spec: ModelSpec, generation: Generation, limit: int | None, sample_ids: Sequence[str], shard: str | None) -> dict[str, Any]:
+def asked(
+    task: Task, spec: ModelSpec, generation: Generation, limit: int | None, sample_ids: Sequence[str], shard: str | None
+) -> dict[str, Any]:
     """What the user typed, as JSON."""
     return {
         "task": task.name,
-        "model": spec.text,
+        "model": spec.label,
         "options": dict(sorted(spec.options.items())),
         "generation": generation.to_dict(),
         "limit": limit,
@@ -65,7 +67,11 @@ def full_key(
         "task": {"name": task.name, "version": task.version},
         "data": {**data, "items": of_json([sample.id for sample in samples], 32)},
         "model": {**identity, "adapter": spec.adapter},
-        "backend": {"name": spec.backend, "device": device["kind"], **{f"setup.{name}": value for name, value in sorted(prepared.items())}},
+        "backend": {
+            "name": spec.backend,
+            "device": device["kind"],
+            **{f"setup.{name}": value for name, value in sorted(prepared.items())},
+        },
         "options": dict(sorted(spec.options.items())),
         "generation": generation.to_dict(),
         "libraries": versions([*backend.distributions, *ANSWERING_LIBRARIES]),

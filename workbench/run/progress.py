@@ -1,6 +1,6 @@
 """Progress of a long run: a bar in a terminal, plain lines otherwise; both on stderr.
 
-    mmmu-sample  demo:vlm@torch  120/400  35.2 items/s  8 s left  score 61.7 %
+mmmu-sample  demo:vlm@torch  120/400  35.2 items/s  8 s left  score 61.7 %
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class PlainLines:
         self.title, self.total, self.first, self.done = title, total, done, done
         self.running = ""
         self.began = self.last = time.monotonic()
+        self.shown = -1
         if done:
             self.say(f"{title}  continues: {done}/{total} items are done")
 
@@ -64,13 +65,14 @@ class PlainLines:
             self._line()
 
     def _line(self) -> None:
-        self.last = time.monotonic()
+        self.last, self.shown = time.monotonic(), self.done
         rate, left = remaining(self.done, self.first, self.total, self.last - self.began)
         end = "" if self.done >= self.total else f"  {left}"
         self.say(f"{self.title}  {self.done}/{self.total}  {rate:.1f} items/s{end}  {self.running}".rstrip())
 
     def finish(self) -> None:
-        self._line()
+        if self.shown != self.done:
+            self._line()
 
     def say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from workbench.run.bundle import SCHEMA, differences, find_bundles, folder_name,
 
 def now() -> str:
     """The time in UTC, ISO 8601, whole seconds."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def make_folder(path: Path) -> None:
@@ -30,7 +30,9 @@ def make_folder(path: Path) -> None:
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise BundleError(f"cannot write runs to {path}", why=str(error.strerror), fix="workbench eval ... --runs FOLDER") from error
+        raise BundleError(
+            f"cannot write runs to {path}", why=str(error.strerror), fix="workbench eval ... --runs FOLDER"
+        ) from error
 
 
 def lock(folder: Path):
@@ -51,7 +53,9 @@ def lock(folder: Path):
     return held
 
 
-def locate(runs: Path, asked: Mapping[str, Any], key: Mapping[str, Any], *, allow_mixed: bool, fresh: bool) -> tuple[Path, dict[str, Any] | None]:
+def locate(
+    runs: Path, asked: Mapping[str, Any], key: Mapping[str, Any], *, allow_mixed: bool, fresh: bool
+) -> tuple[Path, dict[str, Any] | None]:
     """The bundle folder for this key, and its manifest when it exists.
 
     An unfinished run of the same command whose key differs (a library was upgraded, say) is refused, naming the
@@ -109,7 +113,13 @@ class BundleWriter:
             if (folder / "manifest.json").exists():
                 self.manifest = read_manifest(folder)  # another process may have finished it since it was looked up
             else:
-                self.manifest = {"schema": SCHEMA, "status": "running", "workbench": workbench.__version__, "created": now(), **manifest}
+                self.manifest = {
+                    "schema": SCHEMA,
+                    "status": "running",
+                    "workbench": workbench.__version__,
+                    "created": now(),
+                    **manifest,
+                }
                 journal.write_json(folder / "manifest.json", self.manifest)
             self._events = journal.Journal(folder / "events.jsonl")
             self._samples = journal.Journal(folder / "samples.jsonl")

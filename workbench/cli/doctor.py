@@ -1,0 +1,121 @@
+"""``workbench doctor``: each runtime, here or not, why, and what to type; and what else may stand in the way."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LOW_DISK_BYTES = 2_000_000_000
+
+
+def add_parser(parsers: Any) -> None:
+    parser = parsers.add_parser(
+        "doctor", help="what runs here, what does not, why, and what to type", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def row(name: str, ok: bool, reason: str, fix: str | None = None) -> dict[str, Any]:
+    return {"name": name, "ok": ok, "reason": reason, "fix": fix}
+
+
+def backends() -> list[dict[str, Any]]:
+    from workbench.registry import backend_names, get_backend
+
+    rows = []
+    for name in backend_names():
+        backend = get_backend(name)
+        found = backend.available()
+        reason = found.reason
+        if found.ok:
+            try:
+                device = backend.device({})
+                reason += f"; {device['name']}, evidence: {backend.evidence({})}"
+            except Exception as error:  # noqa: BLE001  a broken installation may raise anything, and that is the finding
+                found = type(found)(
+                    False, f"{found.reason}, but it does not start: {type(error).__name__}: {error}", f"reinstall {name}"
+                )
+                reason = found.reason
+        rows.append(row(name, found.ok, "; ".join([reason, *found.notes]), found.fix))
+    return rows
+
+
+def name_clash() -> dict[str, Any]:
+    """Another project on PyPI, named ``workbench``, installs the same import name."""
+    try:
+        version = metadata.version("workbench")
+    except metadata.PackageNotFoundError:
+        return row("import name", True, "no other distribution provides 'workbench'")
+    fix = "pip uninstall workbench && pip install --force-reinstall --no-deps parity-workbench"
+    return row("import name", False, f"the distribution 'workbench' {version} installs the same import name", fix)
+
+
+def data_library() -> dict[str, Any]:
+    try:
+        return row("datasets", True, f"Hugging Face datasets {metadata.version('datasets')}")
+    except metadata.PackageNotFoundError:
+        return row("datasets", False, "Hugging Face datasets is not installed", "pip install datasets")
+
+
+def disk() -> dict[str, Any]:
+    free = shutil.disk_usage(Path.cwd()).free
+    return row(
+        "disk",
+        free >= LOW_DISK_BYTES,
+        f"{free / 1e9:.1f} GB free for runs in this folder",
+        None if free >= LOW_DISK_BYTES else "free some space",
+    )
+
+
+def caches() -> dict[str, Any]:
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    folder = Path(home).expanduser()
+    nearest = next(path for path in [folder, *folder.parents] if path.exists())
+    writable = os.access(nearest, os.W_OK)
+    state = "exists" if folder.exists() else "is made when first needed"
+    return row(
+        "hub cache",
+        writable,
+        f"{home} {state}{'' if writable else ', but cannot be written'}",
+        None if writable else "export HF_HOME=FOLDER",
+    )
+
+
+def hub() -> dict[str, Any]:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    token = bool(os.environ.get("HF_TOKEN")) or Path("~/.cache/huggingface/token").expanduser().exists()
+    reason = "offline by HF_HUB_OFFLINE: only what is in the cache" if offline else "online"
+    return row("hub", True, f"{reason}; {'a token is set' if token else 'no token (gated models and data need HF_TOKEN)'}")
+
+
+def plugins() -> list[dict[str, Any]]:
+    from workbench.registry import load_plugins
+
+    return [row(f"plugin {name}", False, error, f"pip uninstall or upgrade {name}") for name, error in load_plugins()]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    machine = row(
+        "machine", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    )
+    rows = {"runtimes": backends(), "around them": [machine, name_clash(), data_library(), disk(), caches(), hub(), *plugins()]}
+    if arguments.json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return 0
+    for title, found in rows.items():
+        print(f"{title}:")
+        width = max(len(entry["name"]) for entry in found)
+        for entry in found:
+            print(f"  {'ok' if entry['ok'] else 'no'}  {entry['name']:<{width}}  {entry['reason']}")
+            if entry["fix"]:
+                print(f"      {'':<{width}}  try: {entry['fix']}")
+    if not any(entry["ok"] for entry in rows["runtimes"]):
+        print("no runtime is here: scoring and reading runs work, eval does not", file=sys.stderr)
+    return 0

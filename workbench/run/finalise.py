@@ -1,0 +1,45 @@
+"""From answers to final scores: one pass over all items in the task's official order, with its own random stream.
+
+The scores written while a run goes on are provisional where the official protocol draws at random: the stream depends
+on every earlier item. The pass at the end makes them final, so an interrupted run ends with the same scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workbench.tasks.scoring import score_responses
+from workbench.types import Response, Sample, Score, Task
+
+
+def score_json(score: Score) -> dict[str, Any]:
+    found: dict[str, Any] = {"value": score.value, "answer": score.answer, "reason": score.reason, "counts": dict(score.counts)}
+    if score.random:
+        found["random"] = True
+    if score.explanation:
+        found["explanation"] = score.explanation
+    return found
+
+
+def failed_score() -> Score:
+    """An item that could not be answered counts as wrong, and says so."""
+    return Score.of(False, None, "error")
+
+
+def finalise(
+    task: Task, samples: Sequence[Sample], lines: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(final lines in data order, results). Raises KeyError when an item has no line: only whole runs are final."""
+    responses, errors = {}, {}
+    for sample in samples:
+        output = lines[sample.id]["output"]
+        if output["finish"] == "error":
+            errors[sample.id] = failed_score()
+        else:
+            responses[sample.id] = Response(output["value"], finish=output["finish"])
+    scored = score_responses(task, samples, responses, fixed=errors)
+    final = [{**lines[sample.id], "score": score_json(scored.scores[sample.id])} for sample in samples]
+    results = {**scored.results, "item_errors": len(errors)}
+    results.pop("per_item", None)  # the lines of samples.jsonl hold it
+    return final, results

@@ -1,0 +1,192 @@
+"""One process's share of a run: answer what is missing, line by line, then make the scores final."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from workbench.backends.hardware import describe_hardware
+from workbench.errors import ItemError
+from workbench.models.loading import open_vision_language
+from workbench.registry import get_backend
+from workbench.run import journal
+from workbench.run.finalise import failed_score, finalise, score_json
+from workbench.run.plan import Plan
+from workbench.run.progress import Progress
+from workbench.run.summary import performance
+from workbench.run.writer import BundleWriter
+from workbench.types import ModelSpec, Output, Request, Response, Sample, Score
+
+
+class OpenModel:
+    """The model that is open now: a suite loads it once. Closing is left to the outermost ``with``."""
+
+    def __init__(self):
+        self.spec, self.model, self.load_seconds, self.depth = None, None, 0.0, 0
+
+    def get(self, spec: ModelSpec) -> tuple[Any, bool]:
+        """(model, was it loaded just now). Another spec closes the former model first, to free its memory."""
+        if self.model is not None and self.spec == spec:
+            return self.model, False
+        self.close()
+        began = time.perf_counter()
+        self.model, self.spec = open_vision_language(spec), spec
+        self.load_seconds = time.perf_counter() - began
+        return self.model, True
+
+    def close(self) -> None:
+        if self.model is not None:
+            self.model.close()
+        self.model = self.spec = None
+
+    def __enter__(self) -> OpenModel:
+        self.depth += 1
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            self.close()
+
+
+class Session:
+    """One process's share of a run: answer what is missing, then finalise."""
+
+    def __init__(self, todo: Plan, bundle: BundleWriter, progress: Progress, retry_errors: bool, opened: OpenModel):
+        self.todo, self.bundle, self.progress, self.opened = todo, bundle, progress, opened
+        self.lines: dict[str, dict[str, Any]] = {}
+        known = {sample.id for sample in todo.samples}
+        for line in journal.read(bundle.folder / "samples.jsonl"):
+            if line["id"] in known:
+                self.lines[line["id"]] = line
+        if retry_errors:
+            self.lines = {name: line for name, line in self.lines.items() if line["output"]["finish"] != "error"}
+
+    def run(self) -> None:
+        todo, bundle = self.todo, self.bundle
+        pending = [sample for sample in todo.samples if sample.id not in self.lines]
+        bundle.add_session({**describe_hardware(todo.spec.backend, dict(todo.spec.options)), "libraries": todo.key["libraries"]})
+        bundle.event("session", done=len(self.lines), pending=len(pending))
+        facts: dict[str, Any] = {}
+        if pending:
+            try:
+                facts = self.answer_all(pending)
+            except KeyboardInterrupt:
+                bundle.event("interrupted", done=len(self.lines))
+                raise
+        final, results = finalise(todo.task, todo.samples, self.lines)
+        facts = facts or last_facts(bundle)
+        results["performance"] = performance(final, evidence=todo.evidence, **facts)
+        bundle.finish(final, results)
+
+    def answer_all(self, pending: Sequence[Sample]) -> dict[str, Any]:
+        """Load the model and answer; returns what the session measured, and leaves it in the events."""
+        todo, bundle, progress = self.todo, self.bundle, self.progress
+        backend = get_backend(todo.spec.backend)
+        began = time.perf_counter()
+        model, new_model = self.opened.get(todo.spec)
+        bundle.event("loaded", seconds=self.opened.load_seconds, reused=not new_model, model=model.describe())
+        backend.reset_peak_memory()
+        progress.start(f"{todo.task.name}  {todo.spec.label}", len(todo.samples), len(self.lines))
+        running = RunningScore(self.lines.values())
+        cold = None
+        answering = time.perf_counter()
+        try:
+            for batch in batches(pending, model.batch_size):
+                new = self.answer(model, batch)
+                bundle.append(new)
+                self.lines.update((line["id"], line) for line in new)
+                if cold is None:
+                    cold = time.perf_counter() - began
+                running.add(new)
+                progress.update(len(self.lines), str(running))
+            backend.synchronize()
+        finally:
+            progress.finish()
+        facts = {
+            "load_seconds": self.opened.load_seconds,
+            "cold_start_seconds": cold if new_model else None,
+            "session_items": len(pending),
+            "session_seconds": time.perf_counter() - answering,
+            "peak_memory_bytes": backend.peak_memory_bytes(),
+        }
+        bundle.event("answered", **facts)
+        return facts
+
+    def answer(self, model: Any, batch: Sequence[Sample]) -> list[dict[str, Any]]:
+        """The lines of one batch; an item that fails becomes a line with its error."""
+        asked: list[tuple[Sample, Request | None, str, Output | None]] = []
+        for sample in batch:
+            try:
+                request = self.todo.task.ask(sample)
+                asked.append((sample, request, request.input_hash, None))
+            except (ItemError, ValueError, KeyError, TypeError, OSError) as error:
+                asked.append((sample, None, "", Output.failed(error)))
+        good = [request for _, request, _, _ in asked if request is not None]
+        answers = model.answer(good, self.todo.generation) if good else []
+        if len(answers) != len(good):
+            raise RuntimeError(f"the model returned {len(answers)} answers to {len(good)} requests")
+        remaining = iter(answers)
+        lines = []
+        for sample, request, input_hash, failed in asked:
+            output = failed if request is None else next(remaining)
+            if output.finish == "error":
+                self.bundle.event("item error", id=sample.id, **output.error)
+            lines.append(line_of(sample, input_hash, output, self.provisional(sample, output)))
+        return lines
+
+    def provisional(self, sample: Sample, output: Output) -> Score:
+        if output.finish == "error":
+            return failed_score()
+        return self.todo.task.score(sample, Response(output.value, finish=output.finish), random.Random(self.todo.task.seed))
+
+
+class RunningScore:
+    """The mean of the provisional scores so far, as text for the progress line."""
+
+    def __init__(self, lines: Iterable[Mapping[str, Any]]):
+        self.total, self.count = 0.0, 0
+        self.add(lines)
+
+    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        values = [line["score"]["value"] for line in lines if line["score"]["value"] is not None]
+        self.total, self.count = self.total + sum(values), self.count + len(values)
+
+    def __str__(self) -> str:
+        return f"score {100 * self.total / self.count:.1f} %" if self.count else ""
+
+
+def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def line_of(sample: Sample, input_hash: str, output: Output, score: Score) -> dict[str, Any]:
+    """One line of ``samples.jsonl``."""
+    found: dict[str, Any] = {
+        "value": output.value,
+        "tokens": None if output.tokens is None else list(output.tokens),
+        "finish": output.finish,
+    }
+    if output.error is not None:
+        found["error"] = dict(output.error)
+    return {
+        "id": sample.id,
+        "group": sample.group,
+        "input_hash": input_hash,
+        "output": found,
+        "score": score_json(score),
+        "timing": None if output.timing is None else asdict(output.timing),
+    }
+
+
+def last_facts(bundle: BundleWriter) -> dict[str, Any]:
+    """What the latest session that answered anything measured."""
+    found: dict[str, Any] = {}
+    for event in journal.read(bundle.folder / "events.jsonl"):
+        if event["event"] == "answered":
+            found = {name: value for name, value in event.items() if name not in ("event", "time")}
+    return found
