@@ -56,7 +56,7 @@ def task_names(name: str) -> list[str]:
     from workbench.suites import load_suite, suite_names
     from workbench.tasks.catalogue import load_task
 
-    if name in suite_names():
+    if name in suite_names() or name.endswith(".toml"):
         return list(load_suite(name).tasks)
     load_task(name)
     return [name]

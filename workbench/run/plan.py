@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from workbench.errors import RuntimeMissing, UsageError
@@ -32,6 +33,8 @@ class Plan:
     evidence: str
     device: Mapping[str, Any]
     identity: Mapping[str, Any]
+    path: str | None = None
+    """Of an own eval's file, as typed; None for named tasks and for absolute paths (they may name a user)."""
 
 
 def select(samples: Sequence[Sample], limit: int | None, sample_ids: Sequence[str], shard: tuple[int, int] | None) -> list[Sample]:
@@ -65,6 +68,7 @@ def plan(
     seed: int | None = None,
 ) -> Plan:
     """Resolve names, data and weights. Raises before anything is written; the model is not loaded yet."""
+    path = task if isinstance(task, str) and task.partition("::")[0].endswith(".py") and not Path(task).is_absolute() else None
     task = task if isinstance(task, Task) else load_task(task)
     spec = model if isinstance(model, ModelSpec) else ModelSpec.parse(model)
     if task.family != "vision-language":
@@ -76,7 +80,8 @@ def plan(
     if not availability.ok:
         raise RuntimeMissing(f"the runtime {spec.backend!r} is not here", why=availability.reason, fix=availability.fix)
     identity = identify(spec)
-    loaded = task.load()
+    part = limit is not None and limit > 0 and not sample_ids and shard is None
+    loaded = task.load(limit if part else None)  # a few items of a hub's data set need not download all of it
     samples = select(loaded.samples, limit, sample_ids, run_keys.parse_shard(shard))
     options = dict(spec.options)
     prepared = backend.prepare(options)
@@ -93,7 +98,7 @@ def plan(
         device,
     )
     asked = run_keys.asked(task, spec, generation, limit, sample_ids, shard)
-    return Plan(task, spec, generation, samples, asked, key, backend.evidence(options), device, identity)
+    return Plan(task, spec, generation, samples, asked, key, backend.evidence(options), device, identity, path)
 
 
 def first_manifest(todo: Plan) -> dict[str, Any]:
@@ -109,6 +114,7 @@ def first_manifest(todo: Plan) -> dict[str, Any]:
             "scorer": task.scorer,
             "card": task.card_name,
             "headline": task.headline,
+            "path": todo.path,
         },
         "model": {"text": spec.label, "backend": spec.backend, "revision": spec.revision},
         "identity": todo.identity,
