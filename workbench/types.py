@@ -168,7 +168,8 @@ def _canonical(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: ``prepare`` (preprocessing), ``first`` (to the first token, None without streaming), ``total``; token counts in and out.
+    """Seconds from the request on: ``prepare`` (until preprocessed), ``first`` (until the first token, None without streaming),
+    ``total`` (until answered, preprocessing included); token counts in and out.
 
     In a batch, ``total`` is the batch's time divided by its size, and ``batch`` says how many shared it.
     """

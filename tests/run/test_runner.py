@@ -107,7 +107,7 @@ def test_a_run_has_every_item_once_in_order_with_its_score(world):
     assert list(run.items()) == [str(number) for number in range(40)]
     assert run.results["n"] == 40 and run.results["item_errors"] == 0
     assert run.results["performance"]["peak_memory_bytes"] == 123
-    assert run.results["performance"]["item_seconds"]["median"] == pytest.approx(0.003)
+    assert run.results["performance"]["item_seconds"]["median"] == pytest.approx(0.002)
     assert run.environment[0]["cpu"] == "made up"
 
 

@@ -27,8 +27,8 @@ def score_text(results: Mapping[str, Any]) -> str:
 
 
 def performance(lines: Sequence[Mapping[str, Any]], **facts: Any) -> dict[str, Any]:
-    """Time per item from the lines' timings, in seconds. ``items_per_second`` is items over the sum of their times."""
-    seconds = [timing["prepare"] + timing["total"] for line in lines if (timing := line.get("timing"))]
+    """Time per item from the lines' timings, in seconds. ``items_per_second`` is items over the sum of their total times."""
+    seconds = [timing["total"] for line in lines if (timing := line.get("timing"))]
     firsts = [timing["first"] for line in lines if (timing := line.get("timing")) and timing["first"] is not None]
     tokens = sum(timing["n_out"] for line in lines if (timing := line.get("timing")))
     total = sum(seconds)

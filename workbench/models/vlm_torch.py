@@ -1,0 +1,303 @@
+"""Vision-language models on PyTorch, through transformers' AutoModelForImageTextToText and its ``generate``.
+
+Batches are left-padded from requests that were preprocessed one by one, so that a bad image spoils its own item only and
+a batch gets the arrays that single items get. Requests whose arrays do not stack (another number of image tiles, say)
+are run in separate batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workbench.errors import ItemError, ModelError
+from workbench.models import answering
+from workbench.models.processors import Prepared, Preprocessor
+from workbench.models.source import Resolved
+from workbench.types import Generation, ModelSpec, Output, Request, Timing
+
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""Arrays of shape (1, prompt tokens), padded on the left; all others are joined along their first axis."""
+
+ALONE = ("cross_attention_mask", "pixel_attention_mask_per_token")
+"""Arrays whose second axis is the prompt: such requests are never batched."""
+
+
+SAMPLING_DEFAULTS = frozenset(
+    {
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+        "length_penalty",
+        "num_beams",
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "min_new_tokens",
+        "forced_eos_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+    }
+)
+"""Entries of generation_config.json that change which token comes next or when it ends; answers are made without them."""
+
+
+class TorchVisionLanguage:
+    """A loaded model; made by ``workbench.models.loading.open_vision_language``."""
+
+    def __init__(
+        self, spec: ModelSpec, found: Resolved, config: Mapping[str, Any], generation: Mapping[str, Any], options: Mapping[str, Any]
+    ):
+        import torch
+        from transformers import GenerationConfig
+
+        from workbench.backends.torch import resolve_device
+
+        self.spec, self.found, self.options = spec, found, options
+        self.batch_size: int = options["batch_size"]
+        self.preprocessor = Preprocessor(found.folder, options)
+        self.tokenizer = self.preprocessor.tokenizer
+        device = resolve_device({name: value for name, value in options.items() if value})
+        self.model = _load(found, options, device)
+        self.model.eval()
+        self.device = self.model.device
+        self.dtype = self.model.dtype
+        self.stop_ids = answering.stop_ids(config, generation, self.tokenizer)
+        self.limit = answering.context_length(config) or answering.context_length(self.model.config.to_dict())
+        pad = getattr(self.tokenizer, "pad_token_id", None)
+        self.pad_id: int = pad if pad is not None else (self.stop_ids[0] if self.stop_ids else 0)
+        # The checkpoint's sampling defaults would fill what a request leaves open, so greedy would not stay greedy.
+        self.ignored = {name: value for name, value in generation.items() if name in SAMPLING_DEFAULTS}
+        self.model.generation_config = GenerationConfig(eos_token_id=list(self.stop_ids) or None, pad_token_id=self.pad_id)
+        self._stop_tensor = torch.tensor(self.stop_ids, device=self.device)
+        self._configs: dict[Generation, Any] = {}
+
+    def answer(self, requests: Sequence[Request], generation: Generation) -> list[Output]:
+        """One Output a request, in order. Requests that fail carry their error; the others are not disturbed."""
+        outputs: list[Output | None] = [None] * len(requests)
+        waiting: dict[Any, list[tuple[int, Prepared]]] = {}
+        size = 1 if generation.temperature > 0 else self.batch_size
+        for index, request in enumerate(requests):
+            began = time.perf_counter()
+            try:
+                prepared = self.preprocessor.prepare(request, "pt")
+                answering.check_context(prepared, generation, self.limit)
+            except (ItemError, MemoryError) as error:
+                outputs[index] = Output.failed(error if isinstance(error, ItemError) else answering.memory_error(error))
+                continue
+            prepared.seconds = time.perf_counter() - began
+            waiting.setdefault(_stacks_with(prepared, index), []).append((index, prepared))
+        for group in waiting.values():
+            for start in range(0, len(group), size):
+                part = group[start : start + size]
+                for (index, _), output in zip(
+                    part, self._answer_batch([prepared for _, prepared in part], generation), strict=True
+                ):
+                    outputs[index] = output
+        return outputs  # type: ignore[return-value]  every place was filled above
+
+    def logits(self, request: Request):
+        """Logits at every prompt position, numpy float32 of shape (prompt tokens, vocabulary). Raises ItemError."""
+        import torch
+
+        prepared = self.preprocessor.prepare(request, "pt")
+        with torch.inference_mode():
+            return self.model(**self._collate([prepared])).logits[0].float().cpu().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """What was really loaded."""
+        config = self.model.config
+        return {
+            "class": type(self.model).__name__,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "device_map": _device_map(self.model),
+            "attention": getattr(config, "_attn_implementation", None),
+            "batch_size": self.batch_size,
+            "stop_ids": list(self.stop_ids),
+            "pad_id": self.pad_id,
+            "context": self.limit,
+            "ignored_generation_defaults": self.ignored,
+            "preprocessing": "shared",
+            **self.preprocessor.describe(),
+            "notes": [],
+        }
+
+    def close(self) -> None:
+        """Free the weights."""
+        import torch
+
+        self.model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _answer_batch(self, batch: Sequence[Prepared], generation: Generation) -> list[Output]:
+        failure: ItemError
+        try:
+            return self._generate(batch, generation)
+        except Exception as error:  # noqa: BLE001  whatever one batch raises is that batch's failure, not the run's
+            failure = answering.memory_error(error) if answering.is_memory_error(error) else _model_error(error)
+        self._free()
+        if len(batch) == 1:
+            return [Output.failed(failure)]
+        return [output for prepared in batch for output in self._answer_batch([prepared], generation)]
+
+    def _generate(self, batch: Sequence[Prepared], generation: Generation) -> list[Output]:
+        import torch
+
+        began = time.perf_counter()
+        inputs = self._collate(batch)
+        watch = _Watch(self.tokenizer, generation, len(batch), self._stop_tensor)
+        if generation.temperature > 0:
+            torch.manual_seed(generation.seed)
+        with torch.inference_mode():
+            sequences = self.model.generate(**inputs, generation_config=self._config(generation), stopping_criteria=[watch])
+        rows = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        seconds = (time.perf_counter() - began) / len(batch)
+        outputs = []
+        for row, (prepared, tokens) in enumerate(zip(batch, rows, strict=True)):
+            kept, stopped = self._until_stop(tokens, watch.ended[row])
+            first = prepared.seconds + watch.first - began if len(batch) == 1 and watch.first else None
+            timing = Timing(prepared.seconds, first, prepared.seconds + seconds, prepared.length, len(kept), len(batch))
+            outputs.append(answering.output_of(self.tokenizer, kept, stopped, generation, timing))
+        return outputs
+
+    def _until_stop(self, tokens: list[int], ended: int | None) -> tuple[list[int], bool]:
+        """The tokens up to the stop token or the end of a stop string, without the padding that follows."""
+        for place, token in enumerate(tokens[:ended]):
+            if token in self.stop_ids:
+                return tokens[: place + 1], True
+        return tokens[:ended], ended is not None
+
+    def _collate(self, batch: Sequence[Prepared]) -> dict[str, Any]:
+        import torch
+
+        length = max(prepared.length for prepared in batch)
+        joined: dict[str, Any] = {}
+        for name in dict.fromkeys(name for prepared in batch for name in prepared.arrays):
+            parts = [prepared.arrays[name] for prepared in batch if name in prepared.arrays]
+            if name in PER_TOKEN:
+                fill = self.pad_id if name == "input_ids" else 0
+                parts = [torch.nn.functional.pad(part, (length - part.shape[1], 0), value=fill) for part in parts]
+            if isinstance(parts[0], torch.Tensor):
+                value = parts[0] if len(parts) == 1 else torch.cat(parts)
+                joined[name] = value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
+            else:
+                joined[name] = [entry for part in parts for entry in part] if isinstance(parts[0], list) else parts[0]
+        return joined
+
+    def _config(self, generation: Generation):
+        from transformers import GenerationConfig
+
+        if generation not in self._configs:
+            sampled = (
+                {"do_sample": True, "temperature": generation.temperature, "top_k": 0}
+                if generation.temperature > 0
+                else {"do_sample": False}
+            )
+            self._configs[generation] = GenerationConfig(
+                max_new_tokens=generation.max_tokens, eos_token_id=list(self.stop_ids) or None, pad_token_id=self.pad_id, **sampled
+            )
+        return self._configs[generation]
+
+    def _free(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _Watch:
+    """Called by ``generate`` after each token: notes when the first came, and ends rows that hold a stop string."""
+
+    def __init__(self, tokenizer: Any, generation: Generation, rows: int, stop_tensor: Any):
+        self.first: float | None = None
+        self.ended: list[int | None] = [None] * rows
+        self.strings = [answering.StopStrings(tokenizer, generation.stop) for _ in range(rows)] if generation.stop else None
+        self.stop_tensor = stop_tensor
+        self.count = 0
+        self._none_done = None
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any):
+        import torch
+
+        self.count += 1
+        if self.first is None:
+            input_ids[0, -1].item()  # waits for the device
+            self.first = time.perf_counter()
+            self._none_done = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        if self.strings is None:
+            return self._none_done
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            if self.ended[row] is None and self.strings[row].add(token):
+                self.ended[row] = self.count
+        return torch.tensor([ended is not None for ended in self.ended], device=input_ids.device)
+
+
+def _stacks_with(prepared: Prepared, index: int) -> Any:
+    """Requests with equal keys can share a batch: same arrays, same shapes but for the first axis. Text-only ones go together."""
+    arrays = prepared.arrays
+    if any(name in ALONE for name in arrays):
+        return index
+    return tuple(sorted((name, tuple(getattr(value, "shape", ())[1:])) for name, value in arrays.items() if name not in PER_TOKEN))
+
+
+def _load(found: Resolved, options: Mapping[str, Any], device: Any):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    asked = options["dtype"]
+    on_cpu = device.type == "cpu" and not options["device_map"]
+    dtype = (torch.float32 if on_cpu else "auto") if asked == "auto" else getattr(torch, asked)
+    pickle = options["allow_pickle"] == "true" and not any(found.folder.glob("*.safetensors"))
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": not pickle,
+        "weights_only": True,
+        "trust_remote_code": options["trust_remote_code"] == "true",
+        "local_files_only": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # reported like the other disagreements by _refuse_partial, with names
+    }
+    if options["attention"]:
+        arguments["attn_implementation"] = options["attention"]
+    if options["device_map"]:
+        arguments["device_map"] = options["device_map"]
+    model, report = AutoModelForImageTextToText.from_pretrained(str(found.folder), **arguments)
+    _refuse_partial(found, report)
+    return model if options["device_map"] else model.to(device)
+
+
+def _refuse_partial(found: Resolved, report: Mapping[str, Any]) -> None:
+    """Raises ModelError unless every weight was found, fitted and used: transformers only warns and fills in noise."""
+    for name, words in (
+        ("missing_keys", "lacks"),
+        ("mismatched_keys", "has another shape for"),
+        ("unexpected_keys", "has an unknown weight"),
+    ):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(name, ()))
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise ModelError(
+                f"checkpoint {found.source!r} {words} {', '.join(keys[:3])}{more}",
+                why="weights and config.json do not belong together",
+                fix="download or export the model again",
+            )
+    if report.get("error_msgs"):
+        raise ModelError(f"checkpoint {found.source!r} cannot be loaded", why=str(report["error_msgs"][0])[:300])
+
+
+def _model_error(error: Exception) -> ItemError:
+    return ItemError("the model failed on this item", reason="model", why=f"{type(error).__name__}: {error}"[:500])
+
+
+def _device_map(model: Any) -> dict[str, str] | None:
+    placed = getattr(model, "hf_device_map", None)
+    return {str(part): str(where) for part, where in placed.items()} if placed else None
