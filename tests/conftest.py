@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# The models under test are tiny: a second thread gains nothing, and its busy waiting is very slow on a machine with other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

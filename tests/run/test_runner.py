@@ -87,7 +87,7 @@ def task_of(count=40, texts=None):
 def world(monkeypatch, tmp_path):
     monkeypatch.setitem(registry.BACKENDS, "fake", FakeBackend)
     monkeypatch.setattr(plan, "identify", lambda spec: {"source": spec.source, "weights": "w1"})
-    monkeypatch.setattr(session, "describe_hardware", lambda backend, options: {"cpu": "made up"})
+    monkeypatch.setattr(session, "describe_hardware", lambda backend, options: {"cpu": "made up", "hardware_key": "h1"})
     asked: list[str] = []
 
     def play(task=None, **model):
@@ -108,6 +108,7 @@ def test_a_run_has_every_item_once_in_order_with_its_score(world):
     assert run.results["n"] == 40 and run.results["item_errors"] == 0
     assert run.results["performance"]["peak_memory_bytes"] == 123
     assert run.results["performance"]["item_seconds"]["median"] == pytest.approx(0.002)
+    assert run.results["performance"]["evidence"] == "host" and run.results["performance"]["hardware_key"] == "h1"
     assert run.environment[0]["cpu"] == "made up"
 
 

@@ -91,7 +91,7 @@ def caches() -> dict[str, Any]:
 def hub() -> dict[str, Any]:
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     token = bool(os.environ.get("HF_TOKEN")) or Path("~/.cache/huggingface/token").expanduser().exists()
-    reason = "offline by HF_HUB_OFFLINE: only what is in the cache" if offline else "online"
+    reason = "offline by HF_HUB_OFFLINE: only what is in the cache" if offline else "allowed (HF_HUB_OFFLINE is not set)"
     return row("hub", True, f"{reason}; {'a token is set' if token else 'no token (gated models and data need HF_TOKEN)'}")
 
 

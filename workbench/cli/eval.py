@@ -9,11 +9,13 @@ import argparse
 import json
 import shlex
 import sys
-from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import EXIT_ITEM_ERRORS, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from workbench.types import ModelSpec
 
 MODEL_OPTIONS = ("dtype", "device", "device_map", "batch_size", "min_pixels", "max_pixels")
 
@@ -64,25 +66,42 @@ def task_names(name: str) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     from workbench import locate
-    from workbench.run.bundle import DEFAULT_RUNS
-    from workbench.run.progress import automatic
-    from workbench.run.runner import evaluate
-    from workbench.run.session import OpenModel
     from workbench.types import ModelSpec
 
     for folder in arguments.include:
         if not folder.is_dir():
             raise UsageError(f"--include {folder}: there is no such folder")
         locate.include(folder)
+    specs = [ModelSpec.parse(text) for text in arguments.model]
+    tasks = task_names(arguments.task)
+    if len(specs) > 1:
+        from workbench.cli.apart import run_apart
+
+        code, rows = run_apart(arguments)
+    else:
+        code, rows = run_here(arguments, specs[0], tasks)
+    if arguments.json:
+        print(json.dumps({"runs": rows}))
+    elif rows:
+        report(rows)
+    return code
+
+
+def run_here(arguments: argparse.Namespace, spec: ModelSpec, tasks: list[str]) -> tuple[int, list[dict[str, Any]]]:
+    """Evaluate one model on every task, in this process; returns (exit code, a row a run)."""
+    from workbench.run.bundle import DEFAULT_RUNS
+    from workbench.run.progress import automatic
+    from workbench.run.runner import evaluate
+    from workbench.run.session import OpenModel
+
     options = {name: getattr(arguments, name) for name in MODEL_OPTIONS}
     if arguments.trust_remote_code:
         options["trust_remote_code"] = "true"
-    models = [ModelSpec.parse(text).with_options(**options) for text in arguments.model]
-    tasks = task_names(arguments.task)
+    model = spec.with_options(**options)
     progress = automatic()
-    runs = []
+    rows = []
     with OpenModel() as opened:
-        for model, task in product(models, tasks):
+        for task in tasks:
             done = evaluate(
                 task,
                 model,
@@ -100,22 +119,16 @@ def run(arguments: argparse.Namespace) -> int:
             )
             if done.was_complete:
                 progress.say(f"{task}  {model.label}  is complete already: {done.folder}")
-            runs.append(done)
-    report(runs, as_json=arguments.json)
-    return EXIT_ITEM_ERRORS if any(done.results["item_errors"] for done in runs) else EXIT_OK
+            rows.append({"run": str(done.folder), "was_complete": done.was_complete, "model": model.label, **done.results})
+    return (EXIT_ITEM_ERRORS if any(row["item_errors"] for row in rows) else EXIT_OK), rows
 
 
-def report(runs: list[Any], *, as_json: bool) -> None:
-    """The table or JSON at the end, the bundles' folders, and what to type next."""
-    if as_json:
-        rows = [
-            {"run": str(done.folder), "was_complete": done.was_complete, "model": done.manifest["model"]["text"], **done.results}
-            for done in runs
-        ]
-        print(json.dumps({"runs": rows}, ensure_ascii=False))
-        return
+def report(rows: list[dict[str, Any]]) -> None:
+    """The table at the end, what failed, the bundles' folders, and what to type next."""
+    from workbench.run.bundle import Run
     from workbench.run.summary import print_table
 
+    runs = [Run(row["run"]) for row in rows]
     print_table(runs)
     failed = [done for done in runs if done.results["item_errors"]]
     for done in failed:
@@ -126,5 +139,7 @@ def report(runs: list[Any], *, as_json: bool) -> None:
             print(f"  try: {error['fix']}")
     for done in runs:
         print(f"bundle: {done.folder}")
-    again = shlex.join(sys.argv[1:])
-    print(f"next: workbench {again} --retry-errors" if failed else f"next: workbench list runs --runs {runs[0].folder.parent}")
+    if failed:
+        print(f"next: workbench {shlex.join(sys.argv[1:])} --retry-errors")
+    else:
+        print(f"next: workbench list runs --runs {shlex.quote(str(runs[0].folder.parent))}")

@@ -68,7 +68,8 @@ class Session:
     def run(self) -> None:
         todo, bundle = self.todo, self.bundle
         pending = [sample for sample in todo.samples if sample.id not in self.lines]
-        bundle.add_session({**describe_hardware(todo.spec.backend, dict(todo.spec.options)), "libraries": todo.key["libraries"]})
+        hardware = describe_hardware(todo.spec.backend, dict(todo.spec.options))
+        bundle.add_session({**hardware, "libraries": todo.key["libraries"]})
         bundle.event("session", done=len(self.lines), pending=len(pending))
         facts: dict[str, Any] = {}
         if pending:
@@ -79,7 +80,7 @@ class Session:
                 raise
         final, results = finalise(todo.task, todo.samples, self.lines)
         facts = facts or last_facts(bundle)
-        results["performance"] = performance(final, evidence=todo.evidence, **facts)
+        results["performance"] = performance(final, evidence=todo.evidence, hardware_key=hardware["hardware_key"], **facts)
         bundle.finish(final, results)
 
     def answer_all(self, pending: Sequence[Sample]) -> dict[str, Any]:
