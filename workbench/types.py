@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,7 +69,9 @@ class Media:
         from PIL import Image, ImageOps, UnidentifiedImageError
 
         try:
-            picture = Image.open(io.BytesIO(self.read()))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked below, with an error
+                picture = Image.open(io.BytesIO(self.read()))
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise ItemError(
