@@ -1,6 +1,6 @@
 """The suite ``demo`` on both runtimes, item by item: how often they give the same answer, and where they do not.
 
-    python -m tests.bench.agreement --runs reports/runs
+python -m tests.bench.agreement --runs reports/runs
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ def compare(first: Run, second: Run) -> list[dict[str, Any]]:
     if {name: item["input_hash"] for name, item in one.items()} != {name: item["input_hash"] for name, item in other.items()}:
         raise SystemExit("the two runs were not asked the same")
     return [
-        {"id": name, "answers": [item["output"]["value"] for item in (one[name], other[name])], "values": [one[name]["score"]["value"], other[name]["score"]["value"]]}
+        {
+            "id": name,
+            "answers": [item["output"]["value"] for item in (one[name], other[name])],
+            "values": [one[name]["score"]["value"], other[name]["score"]["value"]],
+        }
         for name in one
         if one[name]["output"]["value"] != other[name]["output"]["value"]
     ]
@@ -59,7 +63,9 @@ def main() -> None:
         rows = compare(first, second)
         total, differing = total + first.results["n"], differing + len(rows)
         for row in rows:
-            print(f"  differs: {row['id']}: {row['answers'][0]!r} and {row['answers'][1]!r}, scores {row['values'][0]} and {row['values'][1]}")
+            print(
+                f"  differs: {row['id']}: {row['answers'][0]!r} and {row['answers'][1]!r}, scores {row['values'][0]} and {row['values'][1]}"
+            )
     print(f"same answer on {total - differing} of {total} items ({100 * (total - differing) / total:.2f} %)")
 
 

@@ -24,7 +24,21 @@ def test_a_child_gets_every_flag_but_the_other_models():
     given.runs = Path("my runs")
     command = command_of(given, "b:y")
     assert parse(*command[command.index("eval") + 1 :]) == parse(
-        *("demo --model b:y --json --limit 3 --sample-id 1 --sample-id 2 --fresh --runs".split()), "my runs"
+        *[
+            "demo",
+            "--model",
+            "b:y",
+            "--json",
+            "--limit",
+            "3",
+            "--sample-id",
+            "1",
+            "--sample-id",
+            "2",
+            "--fresh",
+            "--runs",
+            "my runs",
+        ]
     )
 
 
