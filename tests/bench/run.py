@@ -148,8 +148,8 @@ def start_up(pairs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, default=96, help="items a loop")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=400, help="items a loop")
+    parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     arguments = parser.parse_args()
     from workbench.backends.hardware import describe_hardware

@@ -79,6 +79,32 @@ def test_a_full_disk_keeps_every_finished_line(tmp_path):
     assert journal.repair(path) == 0
 
 
+def test_a_failing_disk_is_reported_by_the_next_append_or_close(tmp_path, monkeypatch):
+    opened = journal.Journal(tmp_path / "j.jsonl")
+    real = os.fsync
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    opened.append({"id": 1})
+    with pytest.raises(BundleError, match="cannot write"):
+        opened.close()
+    monkeypatch.setattr(os, "fsync", real)
+    assert [line["id"] for line in journal.read(tmp_path / "j.jsonl")] == [1]
+
+
+def test_closing_syncs_what_was_written(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append(os.fstat(number).st_size), real(number)))
+    with journal.Journal(tmp_path / "j.jsonl") as opened:
+        for number in range(50):
+            opened.append({"id": number})
+    assert synced[-1] == (tmp_path / "j.jsonl").stat().st_size > 0
+    opened.close()
+
+
 def test_a_replaced_file_is_old_or_new_never_half(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     journal.write_json(path, {"a": 1})

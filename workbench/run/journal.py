@@ -1,7 +1,7 @@
-"""The append-only journal behind a run: one JSON object a line, on disk before the next item is finished.
+"""The append-only journal behind a run: one JSON object a line.
 
-Lines are written whole and fsynced, one fsync for the items that were finished together (0.1 ms on a local SSD). A
-torn last line is cut off when the journal is opened again::
+Lines are written whole and fsynced at once, by a thread beside the model's work. A torn last line is cut off when the
+journal is opened again::
 
     with Journal(path) as journal:
         journal.append({"id": "1", "output": ...})
@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,11 @@ def out_of_space(error: OSError, path: Path) -> BundleError:
 
 
 class Journal:
-    """A journal open for writing. Only the process that holds the bundle's lock may open one."""
+    """A journal open for writing. Only the process that holds the bundle's lock may open one.
+
+    ``append`` returns when the operating system has the lines, so they survive the death of this process at any moment.
+    A thread fsyncs right behind it, beside the model's work; a failure there is raised by the next ``append`` or ``close``.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -95,22 +100,56 @@ class Journal:
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed in close()
         except OSError as error:
             raise out_of_space(error, path) from error
+        self._written = threading.Semaphore(0)
+        self._closing = False
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._sync, name=f"fsync {path.name}", daemon=True)
+        self._thread.start()
 
     def append(self, *records: dict[str, Any]) -> None:
         """Write the records, all or none. Raises BundleError when the disk is full; what was written before is kept."""
+        self._raise_failure()
         data = b"".join(encode(record) for record in records)
         start = os.fstat(self._file.fileno()).st_size
         try:
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
-            os.fsync(self._file.fileno())
         except OSError as error:
             os.ftruncate(self._file.fileno(), start)
             raise out_of_space(error, self.path) from error
+        self._written.release()
+
+    def _sync(self) -> None:
+        while True:
+            self._written.acquire()
+            while self._written.acquire(blocking=False):
+                pass  # one fsync covers all that was written before it
+            if self._closing:
+                return
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                self._failure = error
+                return
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise out_of_space(self._failure, self.path) from self._failure
 
     def close(self) -> None:
+        """Wait until everything is on the disk. May be called twice."""
+        if self._file.closed:
+            return
+        self._closing = True
+        self._written.release()
+        self._thread.join()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._failure = self._failure or error
         self._file.close()
+        self._raise_failure()
 
     def __enter__(self) -> Journal:
         return self

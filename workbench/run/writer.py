@@ -133,9 +133,13 @@ class BundleWriter:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._samples.close()
-        self._events.close()
-        self._lock.release()
+        try:
+            self._samples.close()
+        finally:
+            try:
+                self._events.close()
+            finally:
+                self._lock.release()
 
     def event(self, kind: str, **fields: Any) -> None:
         self._events.append({"time": now(), "event": kind, **fields})
