@@ -79,14 +79,17 @@ class PlainLines:
 
 
 class Bar:
-    """A live bar (rich), for terminals."""
+    """A live bar (rich), for terminals; a new one for each run, since a finished one is printed for good."""
 
     def __init__(self):
         from rich.console import Console
+
+        self.console = Console(stderr=True)
+
+    def start(self, title: str, total: int, done: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        self.console = Console(stderr=True)
         self.progress = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -96,8 +99,6 @@ class Bar:
             TextColumn("{task.fields[running]}", markup=False),
             console=self.console,
         )
-
-    def start(self, title: str, total: int, done: int) -> None:
         self.first, self.total, self.began = done, total, time.monotonic()
         self.task = self.progress.add_task(title, total=total, completed=done, rate="", running="")
         self.progress.start()

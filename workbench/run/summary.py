@@ -42,16 +42,6 @@ def performance(lines: Sequence[Mapping[str, Any]], **facts: Any) -> dict[str, A
     }
 
 
-def bytes_text(count: int | None) -> str:
-    if count is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
 def print_table(runs: Iterable[Any]) -> None:
     """One row a run: task, model, n, score, interval, errors, speed. Takes ``Run`` objects."""
     from rich.console import Console

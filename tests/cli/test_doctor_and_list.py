@@ -1,0 +1,72 @@
+"""``workbench doctor`` and ``workbench list`` say what is here, what is not, and what to type."""
+
+import json
+from importlib import metadata
+from types import SimpleNamespace
+
+from workbench import registry
+from workbench.backends.base import Availability
+from workbench.cli import doctor
+from workbench.cli.main import main
+
+
+def rows(capsys, *words):
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_doctor_names_every_runtime_and_why(capsys, monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("workbench.backends.torch.metadata.version", absent)
+    found = {row["name"]: row for row in rows(capsys, "doctor")["runtimes"]}
+    assert set(found) >= {"torch", "mlx"}
+    assert not found["torch"]["ok"] and "not installed" in found["torch"]["reason"]
+    assert "pip install 'parity-workbench[torch]'" in found["torch"]["fix"]
+
+
+def test_a_runtime_that_is_installed_but_broken_breaks_nothing(capsys, monkeypatch):
+    class Broken:
+        def available(self):
+            return Availability(True, "broken 1.0")
+
+        def device(self, options):
+            raise OSError("libwhatever.so: cannot open shared object file")
+
+    monkeypatch.setitem(registry.BACKENDS, "broken", Broken)
+    found = {row["name"]: row for row in rows(capsys, "doctor")["runtimes"]}
+    assert not found["broken"]["ok"] and "libwhatever.so" in found["broken"]["reason"]
+
+
+def test_doctor_warns_of_the_other_distribution(monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "9.9" if name == "workbench" else "1")
+    row = doctor.name_clash()
+    assert not row["ok"] and "9.9" in row["reason"] and "pip uninstall workbench" in row["fix"]
+
+
+def test_doctor_sees_offline_mode_and_low_disk(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "offline" in doctor.hub()["reason"]
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    assert not doctor.disk()["ok"]
+
+
+def test_a_plugin_that_fails_to_import_is_reported(capsys, monkeypatch):
+    def fail():
+        raise RuntimeError("plugin is broken")
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [SimpleNamespace(name="theirs", load=fail)])
+    found = {row["name"]: row for row in rows(capsys, "doctor")["around them"]}
+    assert found["plugin theirs"]["reason"] == "RuntimeError: plugin is broken" and not found["plugin theirs"]["ok"]
+
+
+def test_list_shows_tasks_suites_models_and_no_runs_yet(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = rows(capsys, "list")
+    assert {row["name"] for row in found["tasks"]} >= {"mmmu", "mmstar", "ocrbench", "mathvista", "mmmu-sample"}
+    assert [row["name"] for row in found["suites"]] == ["demo"]
+    assert {row["name"] for row in found["models"]} >= {"demo:vlm@torch", "demo:vlm@mlx"}
+    assert found["runs"] == []
+    assert main(["list", "runs"]) == 0
+    assert "none in reports/runs" in capsys.readouterr().out
