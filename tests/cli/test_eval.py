@@ -100,3 +100,25 @@ def test_scoring_a_run_again_mends_scores_and_leaves_answers(tmp_path, capsys, m
     assert main(["score", row["run"], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changed"] == [lines[2]["id"]]
     assert journal.read_text() == before
+
+
+def test_shards_put_together_score_like_the_whole(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def evaluate(*more):
+        assert main(["eval", "mmstar-sample", "--model", DEMO, "--batch-size", "16", "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)["runs"][0]
+
+    parts = [evaluate("--shard", f"{number}/3")["run"] for number in (1, 2, 3)]
+    whole = evaluate()
+    assert main(["score", *parts, "--json"]) == 0
+    merged = json.loads(capsys.readouterr().out)
+    for name in ("n", "scored", "correct", "headline", "groups", "interval", "random_fallbacks", "item_errors"):
+        assert merged[name] == whole[name], name
+    assert merged["missing"] == 0
+    assert main(["score", *parts[:2], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["missing"] > 0
+    assert main(["score", parts[0], parts[0]]) == 2 and "another run holds too" in capsys.readouterr().err
+    assert main(["score", parts[0], evaluate("--limit", "3", "--max-tokens", "5")["run"]]) == 2
+    assert "generation.max_tokens: 32 and 5" in capsys.readouterr().err
+    assert main(["score", "mmstar", parts[0]]) == 2 and "is no folder of a run" in capsys.readouterr().err

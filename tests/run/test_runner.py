@@ -179,6 +179,13 @@ def test_other_settings_make_another_run(world):
     assert world.play()(limit=6).folder != first.folder
 
 
+def test_an_own_eval_with_another_wording_is_another_run(world):
+    first = world.play()(limit=5)
+    changed = task_of(texts={1: "reworded"})
+    assert world.play(task=changed)(limit=5).folder != first.folder
+    assert not first.was_complete and world.play()(limit=5).was_complete
+
+
 def test_selection_by_id_shard_and_limit(world):
     assert list(world.play()(sample_ids=["7", "3"]).items()) == ["3", "7"]
     parts = [set(world.play()(shard=f"{number}/3").items()) for number in (1, 2, 3)]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-from workbench.errors import EXIT_ITEM_ERRORS, EXIT_OK
+from workbench.errors import EXIT_INTERRUPTED, EXIT_ITEM_ERRORS, EXIT_OK
 
 PATIENCE_SECONDS = 2.0
 
@@ -60,6 +60,6 @@ def wait_for(command: list[str]) -> tuple[int, str]:
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGINT)
                 child.wait()
-            raise
+            raise SystemExit(EXIT_INTERRUPTED) from None  # the child has said that nothing is lost
     # A child that died of a signal (out of memory, an abort in a runtime) has a negative code.
     return (128 - child.returncode if child.returncode < 0 else child.returncode), output

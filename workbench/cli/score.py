@@ -3,6 +3,7 @@
     workbench score mmmu --items rows.jsonl --predictions answers.jsonl
     workbench score mathvista --items testmini.parquet --predictions judged.jsonl --json
     workbench score reports/runs/mmmu-sample-demo-vlm-1a2b3c4d5e6f
+    workbench score SHARD1 SHARD2 SHARD3
 
 Rows are in the data set's own columns; only those that scoring reads are needed, and never an image. Without ``--items``
 the task's own data are used. Nothing here loads a model.
@@ -34,6 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         epilog='Predictions: one JSON object a line, {"id": "validation_Art_1", "response": "B"}; MathVista may add "extraction".',
     )
     parser.add_argument("task", metavar="TASK", help="task name, path of an own eval, or the folder of a finished run")
+    parser.add_argument("shards", metavar="RUN", nargs="*", type=Path, help="folders of the other shards of that run")
     parser.add_argument(
         "--items", type=Path, metavar="ROWS", help="the data set's rows: .jsonl, .json or .parquet; without it the task's own data"
     )
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.task)
     if folder.is_dir():
         results = rescore_run(folder, args)
+    elif args.shards:
+        raise UsageError(f"{args.task!r} is no folder of a run", why="only runs are put together", fix="workbench list runs")
     else:
         results = score_files(load_task(args.task), args.items, args.predictions, partial=args.partial)
     if args.json:
@@ -61,10 +65,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rescore_run(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    if not (folder / "manifest.json").is_file():
-        raise UsageError(f"{str(folder)!r} is not a run", why="it holds no manifest.json", fix="workbench list runs")
+    for each in (folder, *args.shards):
+        if not (each / "manifest.json").is_file():
+            raise UsageError(f"{str(each)!r} is not a run", why="it holds no manifest.json", fix="workbench list runs")
     if args.items or args.predictions or args.partial:
         raise UsageError("a run holds its own items and answers", fix=f"workbench score {folder}")
+    if args.shards:
+        from workbench.run.rescore import merge
+
+        return merge([folder, *args.shards])
     from workbench.run.rescore import rescore
 
     return rescore(folder)

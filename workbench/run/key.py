@@ -10,12 +10,17 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.errors import UsageError
+from workbench.errors import ItemError, UsageError
 from workbench.fingerprint import of_json, versions
 from workbench.types import Generation, ModelSpec, Sample, Task
 
 ANSWERING_LIBRARIES = ("tokenizers", "pillow", "numpy")
 """Make the answers on every runtime, through tokens and pixels; a runtime's own libraries are named by its backend."""
+
+PROMPTS = 8
+
+ASKING_ERRORS = (ItemError, ValueError, KeyError, TypeError, OSError)
+"""What ``task.ask`` may raise for one bad item."""
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
@@ -51,6 +56,20 @@ def asked(
     }
 
 
+def prompt_fingerprint(task: Task, samples: Sequence[Sample]) -> str:
+    """One hash over what the first ``PROMPTS`` items ask: an own eval whose wording was changed is another run.
+
+    An item that cannot be asked (its image is unreadable, say) counts as that; the run records its error.
+    """
+    hashes: list[str | None] = []
+    for sample in samples[:PROMPTS]:
+        try:
+            hashes.append(task.ask(sample).input_hash)
+        except ASKING_ERRORS:
+            hashes.append(None)
+    return of_json(hashes, 32)
+
+
 def full_key(
     task: Task,
     spec: ModelSpec,
@@ -64,7 +83,7 @@ def full_key(
 ) -> dict[str, Any]:
     """Everything the answers depend on, as JSON with named fields (a refusal to resume names them)."""
     return {
-        "task": {"name": task.name, "version": task.version},
+        "task": {"name": task.name, "version": task.version, "prompt": prompt_fingerprint(task, samples)},
         "data": {**data, "items": of_json([sample.id for sample in samples], 32)},
         "model": {**identity, "adapter": spec.adapter},
         "backend": {

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.backends.hardware import describe_hardware
-from workbench.errors import ItemError
 from workbench.models.loading import open_vision_language
 from workbench.registry import get_backend
 from workbench.run import journal
 from workbench.run.finalise import failed_score, finalise, score_json
+from workbench.run.key import ASKING_ERRORS
 from workbench.run.plan import Plan
 from workbench.run.progress import Progress
 from workbench.run.summary import performance
@@ -124,7 +124,7 @@ class Session:
             try:
                 request = self.todo.task.ask(sample)
                 asked.append((sample, request, request.input_hash, None))
-            except (ItemError, ValueError, KeyError, TypeError, OSError) as error:
+            except ASKING_ERRORS as error:
                 asked.append((sample, None, "", Output.failed(error)))
         good = [request for _, request, _, _ in asked if request is not None]
         answers = model.answer(good, self.todo.generation) if good else []
