@@ -100,6 +100,7 @@ class Journal:
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed in close()
         except OSError as error:
             raise out_of_space(error, path) from error
+        self._size = os.fstat(self._file.fileno()).st_size
         self._written = threading.Semaphore(0)
         self._closing = False
         self._failure: OSError | None = None
@@ -110,14 +111,14 @@ class Journal:
         """Write the records, all or none. Raises BundleError when the disk is full; what was written before is kept."""
         self._raise_failure()
         data = b"".join(encode(record) for record in records)
-        start = os.fstat(self._file.fileno()).st_size
         try:
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
-            os.ftruncate(self._file.fileno(), start)
+            os.ftruncate(self._file.fileno(), self._size)
             raise out_of_space(error, self.path) from error
+        self._size += len(data)
         self._written.release()
 
     def _sync(self) -> None:
