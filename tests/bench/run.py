@@ -84,9 +84,9 @@ def eval_loop(limit: int, batch_size: int, models: Any) -> dict[str, float]:
 
 def against_bare(limit: int, batch_size: int, pairs: int, target: float) -> dict[str, Any]:
     """Pairs of loops, every second one in the other order, so that a drift of the machine's speed cancels out."""
-    from workbench.run.session import OpenModel
-
     import torch
+
+    from workbench.run.session import OpenModel
 
     torch.set_num_threads(1)
     bare = bare_loop(limit, batch_size)
@@ -162,7 +162,7 @@ def start_up(pairs: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=int, default=200, help="items a loop")
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=18)
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     arguments = parser.parse_args()
     from workbench.backends.hardware import describe_hardware

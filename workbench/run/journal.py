@@ -1,6 +1,6 @@
 """The append-only journal behind a run: one JSON object a line.
 
-Lines are written whole and fsynced at once, by a thread beside the model's work. A torn last line is cut off when the
+Lines are written whole, and fsynced within 50 ms by a thread beside the model's work. A torn last line is cut off when the
 journal is opened again::
 
     with Journal(path) as journal:
@@ -19,6 +19,7 @@ from typing import Any
 
 from workbench.errors import BundleError
 
+SYNC_SECONDS = 0.05
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -90,7 +91,8 @@ class Journal:
     """A journal open for writing. Only the process that holds the bundle's lock may open one.
 
     ``append`` returns when the operating system has the lines, so they survive the death of this process at any moment.
-    A thread fsyncs right behind it, beside the model's work; a failure there is raised by the next ``append`` or ``close``.
+    A thread fsyncs within ``SYNC_SECONDS``, beside the model's work; a failure there is raised by the next ``append`` or
+    ``close``.
     """
 
     def __init__(self, path: Path):
@@ -102,7 +104,7 @@ class Journal:
             raise out_of_space(error, path) from error
         self._size = os.fstat(self._file.fileno()).st_size
         self._written = threading.Semaphore(0)
-        self._closing = False
+        self._closing = threading.Event()
         self._failure: OSError | None = None
         self._thread = threading.Thread(target=self._sync, name=f"fsync {path.name}", daemon=True)
         self._thread.start()
@@ -124,9 +126,10 @@ class Journal:
     def _sync(self) -> None:
         while True:
             self._written.acquire()
+            self._closing.wait(SYNC_SECONDS)
             while self._written.acquire(blocking=False):
                 pass  # one fsync covers all that was written before it
-            if self._closing:
+            if self._closing.is_set():
                 return
             try:
                 os.fsync(self._file.fileno())
@@ -142,7 +145,7 @@ class Journal:
         """Wait until everything is on the disk. May be called twice."""
         if self._file.closed:
             return
-        self._closing = True
+        self._closing.set()
         self._written.release()
         self._thread.join()
         try:
