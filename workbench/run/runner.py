@@ -31,9 +31,8 @@ def evaluate(
     """Run a task (name, path or ``Task``) on a model and return its bundle; a complete one is returned as it is.
 
     ``selection``: ``limit, sample_ids, shard, max_tokens, seed``. ``models`` keeps a model open from one call to the
-    next. Raises WorkbenchError for what a user can mend; items
-    that fail are recorded and do not end the run (``run.results["item_errors"]``). ``run.was_complete`` says that
-    nothing had to be done.
+    next. Raises WorkbenchError for what a user can mend; items that fail are recorded and do not end the run
+    (``run.results["item_errors"]``). ``run.was_complete`` says that nothing had to be done.
     """
     progress = progress or Silent()
     todo = plan(task, model, **selection)
