@@ -53,6 +53,7 @@ test: $(VENV)/.ready-test
 bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.run
 	$(BIN)/python -m tests.bench.agreement
+	$(BIN)/python -m tests.bench.statistics
 
 train: $(VENV)/.ready-run
 	$(BIN)/python -m workbench.demo.train --out build/demo-vlm

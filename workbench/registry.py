@@ -24,6 +24,7 @@ BACKENDS: dict[str, type] = {}
 BUILT_IN_BACKENDS = {
     "torch": "workbench.backends.torch",
     "mlx": "workbench.backends.mlx",
+    "server": "workbench.backends.server",
 }
 
 

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -187,13 +188,17 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A model's answer. ``value`` is None only when ``error`` says why: ``{"reason", "what", "why", "fix"}``."""
+    """A model's answer. ``value`` is None only when ``error`` says why: ``{"reason", "what", "why", "fix"}``.
+
+    ``seen`` is what the model was really given, where the wrapper knows: ``{"prompt", "tokens": {"n", "hash"}, "arrays"}``.
+    """
 
     value: str | None
     tokens: tuple[int, ...] | None = None
     finish: Finish = "stop"
     timing: Timing | None = None
     error: Mapping[str, str | None] | None = None
+    seen: Mapping[str, Any] | None = None
 
     @classmethod
     def failed(cls, error: Exception, timing: Timing | None = None) -> Output:
@@ -291,11 +296,17 @@ class Task:
         return next(metric for metric in self.metrics if metric.name == self.headline)
 
 
+CREDENTIALS = re.compile(r"(https?://)[^/?#]*@", re.IGNORECASE)
+SERVED_PATH = re.compile(r"#(?:/|[A-Za-z]:\\)(?:[^?#]*[/\\])?([^/\\?#]+)[/\\]?")
+"""A served model may be named by a path on the server's disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model on a runtime, as users write it.
 
-    ``torch:ORG/NAME``, ``torch:ORG/NAME@REVISION``, ``mlx:./folder?dtype=float32``, ``demo:vlm@mlx``.
+    ``torch:ORG/NAME``, ``torch:ORG/NAME@REVISION``, ``mlx:./folder?dtype=float32``, ``demo:vlm@mlx``,
+    ``server:http://127.0.0.1:8080#NAME?concurrency=8`` (source: address and name; both may hold ``:`` and ``@``).
     ``options`` are backend and loading options (dtype, device, batch_size, blas, ...), all part of the run key.
     """
 
@@ -309,11 +320,14 @@ class ModelSpec:
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
         """Read ``text``. Raises UsageError with the forms that are understood."""
-        forms = "demo:vlm@torch, torch:ORG/NAME[@REVISION][?option=value&...], mlx:./folder"
+        forms = "demo:vlm@torch, torch:ORG/NAME[@REVISION][?option=value&...], mlx:./folder, server:http://HOST:PORT#NAME"
         head, _, query = text.partition("?")
         scheme, colon, rest = head.partition(":")
         if not colon or not scheme or not rest:
             raise UsageError(f"cannot read model {text!r}", why=f"a model is written like {forms}", fix="workbench list models")
+        if scheme == "server" and "#" in query:  # the order of a URL: options, then the fragment
+            query, _, name = query.partition("#")
+            rest = f"{rest}#{name}"
         options: dict[str, str] = {}
         for part in filter(None, query.split("&")):
             key, equals, value = part.partition("=")
@@ -329,13 +343,15 @@ class ModelSpec:
                 raise UsageError(f"model {text!r} names no runtime", fix=f"--model demo:{name}@torch")
             return cls(backend, f"demo:{name}", None, adapter, options, text)
         source, revision = rest, None
-        if "@" in rest and not Path(rest).exists():
+        if scheme != "server" and "@" in rest and not Path(rest).exists():
             source, _, revision = rest.rpartition("@")
         return cls(scheme, source, revision or None, adapter, options, text)
 
     @property
     def label(self) -> str:
-        """The text for bundles and tables: an absolute path is cut to its last part (it may name a user)."""
+        """The text for bundles and tables: an absolute path is cut to its last part (it may name a user), a password to nothing."""
+        if self.backend == "server":
+            return SERVED_PATH.sub(r"#\1", CREDENTIALS.sub(r"\1", self.text))
         if Path(self.source).expanduser().is_absolute():
             return self.text.replace(self.source, Path(self.source).name, 1)
         return self.text

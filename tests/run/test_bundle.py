@@ -88,3 +88,64 @@ def test_shards_cover_every_item_once_whatever_the_order():
 def test_a_bad_shard_is_a_usage_error(text):
     with pytest.raises(UsageError, match="cannot read shard"):
         key.parse_shard(text)
+
+
+def test_a_bundle_shows_itself_as_text_and_table(make_run):
+    run = bundle.Run(make_run())
+    assert str(run).splitlines()[0].split() == ["run", run.name] and "95 % interval" in str(run)
+    run.manifest["model"]["text"] = "<script>"
+    assert "<script>" not in run._repr_html_() and "&lt;script&gt;" in run._repr_html_()
+    assert repr(run) == f"Run({run.name}, complete)"
+
+
+def test_what_was_recorded_is_found_by_hash_and_a_link_is_not_followed(make_run, tmp_path):
+    folder = make_run(media=True)
+    run = bundle.Run(folder)
+    picture = next(iter(run.iter_items()))["input"]["media"][0]
+    assert run.media(picture) == folder / "media" / f"{picture}.png"
+    assert run.media("../../secret") is None and run.media("0" * 64) is None
+    assert run.artifact is None and run.tensors is None and run.checked == []
+    (folder / "artifact.json").write_text('{"bytes": 3}')
+    (folder / "tensors").mkdir()
+    assert run.artifact == {"bytes": 3} and run.tensors == folder / "tensors"
+    (folder / "media").rename(tmp_path / "elsewhere")
+    (folder / "media").symlink_to(tmp_path / "elsewhere")
+    assert bundle.Run(folder).media(picture) is None
+
+
+def test_the_last_line_of_an_item_counts_in_an_unfinished_run(tmp_path):
+    with writer.BundleWriter(tmp_path / "b", manifest_of()) as opened:
+        opened.append([{"id": "1", "try": 1}, {"id": "2"}, {"id": "1", "try": 2}])
+    run = bundle.Run(tmp_path / "b")
+    assert list(run.items()) == ["1", "2"] and [line.get("try") for line in run.iter_items()] == [2, None]
+
+
+@pytest.mark.parametrize("line", [b"[]", b"5", b'{"id": 7}', b'{"no": "id"}', b"[" * 100_000, b"{", b"\xff"])
+def test_a_damaged_line_is_a_clear_error(tmp_path, line):
+    with writer.BundleWriter(tmp_path / "b", manifest_of()):
+        pass
+    (tmp_path / "b" / "samples.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(BundleError, match="is damaged"):
+        bundle.Run(tmp_path / "b").items()
+
+
+def test_a_damaged_result_file_is_a_clear_error(make_run):
+    folder = make_run()
+    (folder / "results.json").write_text("{")
+    with pytest.raises(BundleError, match=r"results\.json of .* cannot be read"):
+        _ = bundle.Run(folder).results
+
+
+def test_names_that_belong_into_a_bundle():
+    good = ("manifest.json", "samples.jsonl", f"media/{'0' * 64}.png", "tensors/tokens-own-00000.safetensors")
+    bad = (
+        "x.py",
+        ".lock",
+        "media/a.png",
+        f"media/{'0' * 64}",
+        "tensors/.safetensors",
+        "tensors/a.pkl",
+        "media/../manifest.json",
+        "",
+    )
+    assert all(map(bundle.belongs, good)) and not any(map(bundle.belongs, bad))

@@ -209,7 +209,7 @@ def test_manifest_and_environment_hold_no_user_name_or_absolute_path(world):
     for name in ("manifest.json", "environment.json", "results.json", "events.jsonl"):
         text = (run.folder / name).read_text()
         assert str(world.folder) not in text and "/home/" not in text
-    assert json.loads((run.folder / "manifest.json").read_text())["schema"] == 1
+    assert json.loads((run.folder / "manifest.json").read_text())["schema"] == 2
 
 
 def test_reading_needs_only_the_folder(world):

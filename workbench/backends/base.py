@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-Evidence = Literal["device", "host", "reference"]
-"""``device``: the vendor's runtime on its own accelerator. ``host``: the vendor's runtime on this CPU. ``reference``: a reference executor."""
+Evidence = Literal["device", "host", "reference", "server"]
+"""``device``: the vendor's runtime on its own accelerator. ``host``: the vendor's runtime on this CPU. ``reference``: a reference executor.
+``server``: answers over HTTP from a runtime and hardware we do not see; timings include the network and the server's queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Backend(Protocol):
         ...
 
     def device(self, options: dict[str, str]) -> dict[str, Any]:
-        """``{"name", "kind": "cpu"|"cuda"|"mps"|"metal", "memory_bytes"}`` of the device that runs will use."""
+        """``{"name", "kind": "cpu"|"cuda"|"mps"|"metal"|"server", "memory_bytes"}`` of the device that runs will use."""
         ...
 
     def evidence(self, options: dict[str, str]) -> Evidence: ...

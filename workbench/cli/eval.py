@@ -24,7 +24,7 @@ def add_parser(parsers: Any) -> None:
     parser = parsers.add_parser("eval", help="run a task or a suite on one or more models", description=__doc__.splitlines()[0])
     parser.add_argument("task", metavar="TASK|SUITE", help="a name (workbench list), or a Python file with one @task function")
     parser.add_argument(
-        "--model", action="append", required=True, metavar="M", help="demo:vlm@torch, torch:ORG/NAME, mlx:./folder; repeatable"
+        "--model", action="append", required=True, metavar="M", help="demo:vlm@torch, torch:ORG/NAME, mlx:./folder, server:http://HOST:PORT#NAME; repeatable"
     )
     choose = parser.add_argument_group("which items")
     choose.add_argument("--limit", type=int, metavar="N", help="only the first N items")
@@ -39,6 +39,20 @@ def add_parser(parsers: Any) -> None:
     run_options.add_argument("--retry-errors", action="store_true", help="try the items that failed again")
     run_options.add_argument(
         "--include", action="append", default=[], type=Path, metavar="FOLDER", help="look for evals/ and datasets/ here first"
+    )
+    run_options.add_argument(
+        "--record",
+        action="append",
+        default=[],
+        choices=("tokens", "inputs", "media"),
+        help="keep evidence for a comparison: tokens (log-probabilities), inputs (the arrays the model got), media; repeatable",
+    )
+    run_options.add_argument(
+        "--follow",
+        action="append",
+        default=[],
+        metavar="RUN|MODEL",
+        help="with --record tokens: follow the answers of this run, or of this model's run of the same task; repeatable",
     )
     run_options.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     model = parser.add_argument_group("the model")
@@ -72,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not folder.is_dir():
             raise UsageError(f"--include {folder}: there is no such folder")
         locate.include(folder)
+    if arguments.follow and "tokens" not in arguments.record:
+        raise UsageError("--follow says whose tokens to record", why="no tokens are recorded", fix="add --record tokens")
     specs = [ModelSpec.parse(text) for text in arguments.model]
     tasks = task_names(arguments.task)
     if len(specs) > 1:
@@ -116,6 +132,8 @@ def run_here(arguments: argparse.Namespace, spec: ModelSpec, tasks: list[str]) -
                 shard=arguments.shard,
                 max_tokens=arguments.max_tokens,
                 seed=arguments.seed,
+                record=arguments.record,
+                follow=arguments.follow,
             )
             if done.was_complete:
                 progress.say(f"{task}  {model.label}  is complete already: {done.folder}")

@@ -38,6 +38,9 @@ def models() -> list[dict[str, str]]:
 
     rows = []
     for backend in backend_names():
+        if backend == "server":
+            rows.append({"name": "server:http://HOST:PORT#NAME", "description": "any OpenAI-compatible server; NAME as it lists it"})
+            continue
         if demo_model("vlm"):
             rows.append({"name": f"demo:vlm@{backend}", "description": "bundled 64-pixel vision-language model, fp32"})
         rows.append(

@@ -21,6 +21,10 @@ VERBS = {
     "list": "tasks, suites, models and runs",
     "eval": "run a task or a suite on one or more models",
     "score": "score answers made elsewhere, or score a run again",
+    "extract": "let a language model extract or judge a run's answers",
+    "pack": "put runs into one zip",
+    "merge": "put the shards of a run together",
+    "verify": "check that a run is whole and that its results follow from its answers",
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.errors import ItemError
 from workbench.models.processors import Prepared
+from workbench.models.seen import seen
 from workbench.types import Generation, Output, Timing
 
 
@@ -92,12 +93,18 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: min(places)] if places else text
 
 
-def output_of(tokenizer: Any, tokens: Sequence[int], stopped: bool, generation: Generation, timing: Timing) -> Output:
-    """The answer: decoded without special tokens, cut at a stop string, stripped. ``tokens`` keep the stop token."""
+def output_of(
+    tokenizer: Any, tokens: Sequence[int], stopped: bool, generation: Generation, timing: Timing, prepared: Prepared
+) -> Output:
+    """The answer: decoded without special tokens, cut at a stop string, stripped. ``tokens`` keep the stop token.
+
+    Called when ``timing`` is taken: what the model was given is hashed here, outside the measured time.
+    """
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     return Output(
         value=(cut(text, generation.stop) if generation.stop else text).strip(),
         tokens=tuple(tokens),
         finish="stop" if stopped else "length",
         timing=timing,
+        seen=seen(prepared),
     )

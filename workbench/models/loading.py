@@ -36,6 +36,10 @@ def open_vision_language(spec: ModelSpec) -> VisionLanguage:
         raise RuntimeMissing(f"the runtime {spec.backend!r} is not here", why=here.reason, fix=here.fix)
     if hasattr(backend, "open_vision_language"):
         return backend.open_vision_language(spec)
+    if spec.backend == "server":
+        from workbench.models.vlm_server import ServerVisionLanguage
+
+        return ServerVisionLanguage(spec, chosen)
     if spec.backend not in ("torch", "mlx"):
         raise UsageError(f"runtime {spec.backend!r} does not run vision-language models", fix="workbench list models")
     if spec.adapter:

@@ -35,7 +35,21 @@ KNOWN: dict[str, dict[str, tuple[str, str]]] = {
         "preprocessing": ("shared", "shared: transformers' processor, as on torch; own: mlx-vlm's"),
         "dequantise": ("auto", "true, false; auto: on a CPU, where quantised matmul is slow"),
     },
+    "server": {
+        "concurrency": ("4", "requests under way at the same time"),
+        "timeout": ("120", "seconds to wait for the next part of an answer"),
+        "retries": ("5", "further attempts after a failure that may pass"),
+        "stream": ("true", "true: the time to the first token is known; false: whole answers"),
+        "api_key_env": ("", "environment variable with the key; empty: WORKBENCH_SERVER_KEY, then OPENAI_API_KEY"),
+        "min_pixels": COMMON["min_pixels"],
+        "max_pixels": COMMON["max_pixels"],
+        "image_position": COMMON["image_position"],
+        "image_detail": ("", "low, high or auto; empty: not sent"),
+    },
 }
+
+NOT_IN_KEY = {"server": ("timeout", "retries", "api_key_env")}
+"""Options that cannot change an answer: another value continues the same run."""
 
 CHOICES = {
     "dtype": ("auto", "float32", "float16", "bfloat16"),
@@ -47,9 +61,12 @@ CHOICES = {
     "dequantise": ("auto", "true", "false"),
     "trust_remote_code": ("true", "false"),
     "allow_pickle": ("true", "false"),
+    "stream": ("true", "false"),
+    "image_detail": ("", "low", "high", "auto"),
 }
 
-NUMBERS = ("batch_size", "min_pixels", "max_pixels", "threads")
+NUMBERS = ("batch_size", "min_pixels", "max_pixels", "threads", "concurrency", "timeout", "retries")
+FROM_ZERO = ("retries",)
 
 
 def read(backend: str, given: Mapping[str, str]) -> dict[str, Any]:
@@ -79,12 +96,18 @@ def read(backend: str, given: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def in_key(backend: str, given: Mapping[str, str]) -> dict[str, str]:
+    """``given`` without the options that cannot change an answer, sorted: what the run key holds."""
+    return {name: value for name, value in sorted(given.items()) if name not in NOT_IN_KEY.get(backend, ())}
+
+
 def flag(options: Mapping[str, str], name: str) -> bool:
     """Is the yes-or-no option ``name`` switched on?"""
     return str(options.get(name, "false")).lower() == "true"
 
 
 def _number(name: str, value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
-        raise UsageError(f"option {name} must be a whole number of at least 1, not {value!r}")
+    least = 0 if name in FROM_ZERO else 1
+    if not value.isdecimal() or int(value) < least:
+        raise UsageError(f"option {name} must be a whole number of at least {least}, not {value!r}")
     return int(value)

@@ -66,8 +66,13 @@ def identify(spec: ModelSpec) -> dict[str, Any]:
     """What the weights and settings are, for the run key: ``source, revision, weights, config, format, size_bytes, ...``.
 
     ``weights`` and ``config`` are hashes of file contents, so a copied folder has the same ones. Neither torch nor MLX
-    is imported, and no path appears. Raises ModelError when the folder is no usable model.
+    is imported, and no path appears. Raises ModelError when the folder is no usable model. Of a model behind a server only
+    its name is known, and the weights are None.
     """
+    if spec.backend == "server":
+        from workbench.models.vlm_server import identify_served
+
+        return identify_served(spec)
     found = resolve(spec)
     return {
         "source": found.source,

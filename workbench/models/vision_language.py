@@ -22,6 +22,14 @@ class VisionLanguage(Protocol):
         """One Output a request, in order; up to ``batch_size`` requests are run together."""
         ...
 
+    def prepare(self, request: Request) -> Any:
+        """What the model is given for ``request``: ``.arrays``, ``.prompt``, ``.length``. Raises ItemError."""
+        ...
+
+    def follow(self, request: Request, tokens: Sequence[int]) -> Any:
+        """The logits that predict each of ``tokens`` in turn, numpy float32 of shape (len(tokens), vocabulary). Raises ItemError."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What was really loaded: dtype, device, attention, parameters, what was dequantised, chat template hash, stop ids."""
         ...

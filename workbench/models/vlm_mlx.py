@@ -52,18 +52,28 @@ class MLXVisionLanguage:
         """One Output a request, in order, one at a time. Requests that fail carry their error."""
         return [self._answer(request, generation) for request in requests]
 
-    def logits(self, request: Request):
-        """Logits at every prompt position, numpy float32 of shape (prompt tokens, vocabulary). Raises ItemError."""
+    def follow(self, request: Request, tokens: Sequence[int]):
+        """The logits that predict each of ``tokens`` after the prompt and the tokens before it (teacher forcing).
+
+        Numpy float32 of shape (len(tokens), vocabulary). Raises ItemError.
+        """
         import numpy
         from mlx import core
         from mlx_vlm.models import cache
 
-        ids, pixels, mask, others = self._arrays(self._prepare(request))
+        ids, pixels, mask, others = self._arrays(self.prepare(request))
+        more = core.array([list(tokens[:-1])], dtype=ids.dtype)
+        ids = core.concatenate([ids, more], axis=1)
+        if mask is not None:
+            mask = core.concatenate([mask, core.ones(more.shape, dtype=mask.dtype)], axis=1)
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if name in others:
+                others[name] = core.concatenate([others[name], core.zeros(more.shape, dtype=others[name].dtype)], axis=1)
         embedded = self.model.get_input_embeddings(ids, pixels, mask=mask, **others)
         extra = {name: value for name, value in embedded.to_dict().items() if name != "inputs_embeds" and value is not None}
         made = cache.make_prompt_cache(self.model.language_model)
         out = self.model.language_model(ids, inputs_embeds=embedded.inputs_embeds, cache=made, **{**others, **extra})
-        return numpy.array(out.logits[0].astype(core.float32))
+        return numpy.array(out.logits[0, -len(tokens) :].astype(core.float32))
 
     def describe(self) -> dict[str, Any]:
         """What was really loaded."""
@@ -95,7 +105,7 @@ class MLXVisionLanguage:
     def _answer(self, request: Request, generation: Generation) -> Output:
         began = time.perf_counter()
         try:
-            prepared = self._prepare(request)
+            prepared = self.prepare(request)
             answering.check_context(prepared, generation, self.limit)
             prepared.seconds = time.perf_counter() - began
             return self._generate(prepared, generation, began)
@@ -137,9 +147,10 @@ class MLXVisionLanguage:
                 if stopped:
                     break
         timing = Timing(prepared.seconds, first, time.perf_counter() - began, prepared.length, len(tokens), 1)
-        return answering.output_of(self.tokenizer, tokens, stopped, generation, timing)
+        return answering.output_of(self.tokenizer, tokens, stopped, generation, timing, prepared)
 
-    def _prepare(self, request: Request) -> Prepared:
+    def prepare(self, request: Request) -> Prepared:
+        """What the model is given for ``request``. Raises ItemError."""
         return self.preprocessor.prepare(request, "np" if self.preprocessing == "shared" else "mlx")
 
     def _arrays(self, prepared: Prepared) -> tuple[Any, Any, Any, dict[str, Any]]:

@@ -7,6 +7,7 @@ are run in separate batches.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +87,7 @@ class TorchVisionLanguage:
         for index, request in enumerate(requests):
             began = time.perf_counter()
             try:
-                prepared = self.preprocessor.prepare(request, "pt")
+                prepared = self.prepare(request)
                 answering.check_context(prepared, generation, self.limit)
             except (ItemError, MemoryError) as error:
                 outputs[index] = Output.failed(error if isinstance(error, ItemError) else answering.memory_error(error))
@@ -102,13 +103,31 @@ class TorchVisionLanguage:
                     outputs[index] = output
         return outputs  # type: ignore[return-value]  every place was filled above
 
-    def logits(self, request: Request):
-        """Logits at every prompt position, numpy float32 of shape (prompt tokens, vocabulary). Raises ItemError."""
+    def prepare(self, request: Request) -> Prepared:
+        """What the model is given for ``request``. Raises ItemError."""
+        return self.preprocessor.prepare(request, "pt")
+
+    def follow(self, request: Request, tokens: Sequence[int]):
+        """The logits that predict each of ``tokens`` after the prompt and the tokens before it (teacher forcing).
+
+        Numpy float32 of shape (len(tokens), vocabulary). Raises ItemError.
+        """
         import torch
 
-        prepared = self.preprocessor.prepare(request, "pt")
+        prepared = self.prepare(request)
+        batch = self._collate([prepared])
+        for name in PER_TOKEN:
+            if name in batch:
+                more = (
+                    torch.tensor([list(tokens[:-1])])
+                    if name == "input_ids"
+                    else torch.full((1, len(tokens) - 1), name == "attention_mask")
+                )
+                batch[name] = torch.cat([batch[name], more.to(batch[name])], dim=1)
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            batch["logits_to_keep"] = len(tokens)  # a long prompt with a large vocabulary would take gigabytes
         with torch.inference_mode():
-            return self.model(**self._collate([prepared])).logits[0].float().cpu().numpy()
+            return self.model(**batch).logits[0, -len(tokens) :].float().cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         """What was really loaded."""
@@ -166,7 +185,7 @@ class TorchVisionLanguage:
             kept, stopped = self._until_stop(tokens, watch.ended[row])
             first = prepared.seconds + watch.first - began if len(batch) == 1 and watch.first else None
             timing = Timing(prepared.seconds, first, prepared.seconds + seconds, prepared.length, len(kept), len(batch))
-            outputs.append(answering.output_of(self.tokenizer, kept, stopped, generation, timing))
+            outputs.append(answering.output_of(self.tokenizer, kept, stopped, generation, timing, prepared))
         return outputs
 
     def _until_stop(self, tokens: list[int], ended: int | None) -> tuple[list[int], bool]:

@@ -5,9 +5,11 @@ Reading needs no runtime::
     run = Run("reports/runs/mmmu-sample-demo-vlm-torch-1f2e3d4c5b6a")
     run.results["headline"]      # {'value': 71.5, 'unit': '%', 'of': None}
     run.to_frame()               # one row an item
+    Run("shared.zip")            # what `workbench pack` made of one; Run.open reads several
 
 Files: ``manifest.json`` (first ``running``, replaced last: ``complete``), ``samples.jsonl`` (one line an item),
-``events.jsonl``, ``environment.json`` (one entry a session), ``results.json`` (derived).
+``events.jsonl``, ``environment.json`` (one entry a session), ``results.json`` (derived), and where recorded
+``artifact.json`` (the weights, by name), ``media/`` (images by the hash of their bytes) and ``tensors/``.
 """
 
 from __future__ import annotations
@@ -16,17 +18,45 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import BundleError
 from workbench.fingerprint import of_json
-from workbench.run import journal
+from workbench.run import journal, migrate
 
-SCHEMA = 1
-"""The version of the bundle format. Readers refuse a newer one; a change that older readers misread raises it."""
+SCHEMA = 2
+"""The version of the bundle format. Readers refuse a newer one and bring an older one forward (``workbench.run.migrate``)."""
+
+CHECKED_FILES = ("samples.jsonl", "results.json")
+"""Files whose SHA-256 a complete run's manifest holds."""
+
+BUNDLE_FILES = (
+    "manifest.json",
+    "environment.json",
+    "events.jsonl",
+    "samples.jsonl",
+    "results.json",
+    "artifact.json",
+    "trials.jsonl",
+    "extractions.jsonl",
+)
+JUDGE_NAME = re.compile(r"judge-[0-9a-f]{12}\.jsonl?")
+MEDIA_NAME = re.compile(r"([0-9a-f]{64})\.[a-z0-9]{1,8}")
+TENSORS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}\.safetensors")
 
 DEFAULT_RUNS = Path("reports/runs")
+
+
+def belongs(name: str) -> bool:
+    """Whether a bundle may hold a file of this name (relative, with ``/``): nothing else is packed, unpacked or read."""
+    folder, _, file = name.rpartition("/")
+    if folder == "media":
+        return MEDIA_NAME.fullmatch(file) is not None
+    if folder == "tensors":
+        return TENSORS_NAME.fullmatch(file) is not None
+    return not folder and (file in BUNDLE_FILES or JUDGE_NAME.fullmatch(file) is not None)
 
 
 def run_key(key: Mapping[str, Any]) -> str:
@@ -51,14 +81,22 @@ def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[An
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A bundle's manifest. Raises BundleError when there is none, it is damaged, or its schema is newer than ours."""
+    """A bundle's manifest in today's schema, whatever schema it is kept in.
+
+    Raises BundleError when there is none, it is damaged, or its schema is newer than ours.
+    """
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
-        schema = int(manifest["schema"])
-    except FileNotFoundError as error:
-        raise BundleError(f"{folder} is no run bundle", why="it holds no manifest.json", fix="workbench list runs") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        schema = manifest["schema"] = int(manifest["schema"])
+        if schema < 1:
+            raise ValueError(f"there is no schema {schema}")
+        if not isinstance(manifest.get("migrated_from"), int | None):
+            raise ValueError("migrated_from is no schema")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = "it holds no manifest.json" if folder.is_dir() else "there is no such folder"
+        raise BundleError(f"{folder} is no run bundle", why=why, fix="workbench list runs") from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"the manifest of {folder.name} cannot be read", why=f"{type(error).__name__}: {error}") from error
     if schema > SCHEMA:
         raise BundleError(
@@ -66,7 +104,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             why=f"its bundle schema is {schema}, this version reads up to {SCHEMA}",
             fix="pip install --upgrade parity-workbench",
         )
-    return manifest
+    return migrate.manifest(manifest)
 
 
 def find_bundles(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -82,16 +120,32 @@ def find_bundles(runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 class Run:
-    """A bundle, read. Unfinished ones can be read too: ``results`` is then None.
+    """A bundle, read: a folder, a ``.zip`` of one run, or ``FILE.zip/NAME`` for one of several.
+
+    Unfinished ones can be read too: ``results`` is then None. A zip is unpacked into a private temporary folder that is
+    gone with the last Run that reads it. Raises BundleError.
 
     ``was_complete``: the evaluation that returned this run found it complete and did nothing.
     """
 
     was_complete = False
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, unpacked: Any = None):
+        self.folder, self.unpacked = Path(folder), unpacked
+        if unpacked is None and (self.folder.is_file() or self.folder.parent.is_file()):
+            self.folder, self.unpacked = packed_folder(self.folder)
         self.manifest = read_manifest(self.folder)
+
+    @classmethod
+    def open(cls, path: str | Path) -> list[Run]:
+        """The run in a folder, or every run in a ``.zip``, sorted by name. Raises BundleError."""
+        path = Path(path)
+        if not path.is_file():
+            return [cls(path)]
+        from workbench.run.archive import unpack_temporarily
+
+        folders, keep = unpack_temporarily(path)
+        return [cls(folder, keep) for folder in folders]
 
     @property
     def name(self) -> str:
@@ -99,24 +153,83 @@ class Run:
 
     @property
     def status(self) -> str:
-        return self.manifest["status"]
+        return str(self.manifest.get("status"))
 
     @property
     def results(self) -> dict[str, Any] | None:
-        path = self.folder / "results.json"
-        return json.loads(path.read_bytes()) if path.is_file() else None
+        return self._json("results.json")
 
     @property
     def environment(self) -> list[dict[str, Any]]:
-        path = self.folder / "environment.json"
-        return json.loads(path.read_bytes()) if path.is_file() else []
+        return self._json("environment.json") or []
+
+    @property
+    def artifact(self) -> dict[str, Any] | None:
+        """The model's files and weights by name, where recorded."""
+        return self._json("artifact.json")
+
+    @property
+    def tensors(self) -> Path | None:
+        """The folder of ``*.safetensors``, where recorded."""
+        path = self.folder / "tensors"
+        return path if path.is_dir() and not path.is_symlink() else None
+
+    @cached_property
+    def checked(self) -> list[str]:
+        """Warnings for a reader: where files or results are not what this run wrote. Empty when all is well."""
+        from workbench.run.verify import quick_check
+
+        return quick_check(self)
+
+    @cached_property
+    def _media(self) -> dict[str, Path]:
+        folder = self.folder / "media"
+        if folder.is_symlink() or not folder.is_dir():
+            return {}
+        # A link in somebody's bundle would put a file of this machine into a report.
+        found = ((MEDIA_NAME.fullmatch(path.name), path) for path in sorted(folder.iterdir()) if not path.is_symlink())
+        return {match[1]: path for match, path in found if match}
+
+    def media(self, sha256: str) -> Path | None:
+        """The recorded image whose encoded bytes have this hash; None where it was not recorded."""
+        return self._media.get(sha256)
+
+    def iter_items(self) -> Iterator[dict[str, Any]]:
+        """The lines one by one, without keeping those of a complete run in memory. Raises BundleError where one is damaged."""
+        if self.manifest.get("status") != "complete":  # a journal in use may hold an item twice: the last line counts
+            yield from self.items().values()
+            return
+        yield from self._lines()
 
     def items(self) -> dict[str, dict[str, Any]]:
-        """The last line of each item by id, in the order of first appearance."""
-        found: dict[str, dict[str, Any]] = {}
-        for line in journal.read(self.folder / "samples.jsonl"):
-            found[line["id"]] = line
-        return found
+        """The last line of each item by id, in the order of first appearance. Raises BundleError where one is damaged."""
+        return {line["id"]: line for line in self._lines()}
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        first = self.manifest.get("migrated_from")
+        try:
+            for number, line in enumerate(journal.read(self.folder / "samples.jsonl"), 1):
+                if not isinstance(line, dict) or not isinstance(line.get("id"), str):
+                    raise BundleError(f"samples.jsonl of {self.name} is damaged at line {number}", why="it is no item with an id")
+                yield line if first is None else migrate.line(line, first)
+        except RecursionError as error:
+            raise BundleError(f"samples.jsonl of {self.name} is damaged", why="a line is nested too deeply") from error
+
+    def migrate(self) -> bool:
+        """Rewrite this bundle on disk in today's schema; False when it is in it. Raises BundleError."""
+        if self.unpacked is not None:
+            raise BundleError(f"{self.name} is packed", why="a zip is only read", fix="unzip it, and name the folder")
+        changed = migrate.migrate(self.folder)
+        self.manifest = read_manifest(self.folder)
+        return changed
+
+    def _json(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise BundleError(f"{name} of {self.name} cannot be read", why=f"{type(error).__name__}: {error}") from error
 
     def events(self) -> list[dict[str, Any]]:
         return list(journal.read(self.folder / "events.jsonl"))
@@ -148,7 +261,18 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.name}, {self.status})"
 
+    def __str__(self) -> str:
+        rows = self._rows()
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
     def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in self._rows().items()
+        )
+        return f"<table>{cells}</table>"
+
+    def _rows(self) -> dict[str, Any]:
         results = self.results
         rows = {
             "run": self.name,
@@ -160,5 +284,20 @@ class Run:
             from workbench.run.summary import interval_text, score_text
 
             rows |= {"n": results["n"], "score": score_text(results), "95 % interval": interval_text(results)}
-        cells = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
-        return f"<table>{cells}</table>"
+        return rows
+
+
+def packed_folder(path: Path) -> tuple[Path, Any]:
+    """The folder of ``FILE.zip`` or ``FILE.zip/NAME``, unpacked, and what keeps it there."""
+    from workbench.run.archive import unpack_temporarily
+
+    file, name = (path, None) if path.is_file() else (path.parent, path.name)
+    folders, keep = unpack_temporarily(file)
+    names = sorted(folder.name for folder in folders)
+    if name is None and len(folders) == 1:
+        return folders[0], keep
+    found = next((folder for folder in folders if folder.name == name), None)
+    if found is None:
+        what = f"{file.name} holds {len(folders)} runs" if name is None else f"{file.name} holds no run {name!r}"
+        raise BundleError(what, why=f"they are {', '.join(names)}", fix=f"{file}/{names[0]}")
+    return found, keep

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workbench.tasks.extraction_prompts import extractor, scorer_label
 from workbench.tasks.scoring import score_responses
 from workbench.types import Response, Sample, Score, Task
 
@@ -30,16 +31,26 @@ def failed_score() -> Score:
 def finalise(
     task: Task, samples: Sequence[Sample], lines: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(final lines in data order, results). Raises KeyError when an item has no line: only whole runs are final."""
-    responses, errors = {}, {}
+    """(final lines in data order, results). Raises KeyError when an item has no line: only whole runs are final.
+
+    Where lines hold an extraction (``workbench extract``), that is scored, and the results name the extractor.
+    """
+    responses, errors, extractions = {}, {}, []
     for sample in samples:
-        output = lines[sample.id]["output"]
+        line = lines[sample.id]
+        output, extraction = line["output"], line.get("extraction")
         if output["finish"] == "error":
             errors[sample.id] = failed_score()
-        else:
+        elif extraction is None:
             responses[sample.id] = Response(output["value"], finish=output["finish"])
+        else:
+            responses[sample.id] = Response(output["value"], extraction["value"], output["finish"])
+            extractions.append(extraction)
     scored = score_responses(task, samples, responses, fixed=errors)
     final = [{**lines[sample.id], "score": score_json(scored.scores[sample.id])} for sample in samples]
     results = {**scored.results, "item_errors": len(errors)}
+    about = extractor(extractions, len(responses))
+    if about is not None:
+        results |= {"scorer": scorer_label(about), "extractor": about}
     results.pop("per_item", None)  # the lines of samples.jsonl hold it
     return final, results

@@ -80,8 +80,12 @@ def full_key(
     backend: Any,
     prepared: dict[str, Any],
     device: dict[str, Any],
+    options: dict[str, str],
 ) -> dict[str, Any]:
-    """Everything the answers depend on, as JSON with named fields (a refusal to resume names them)."""
+    """Everything the answers depend on, as JSON with named fields (a refusal to resume names them).
+
+    ``options`` are those of ``spec`` that can change an answer.
+    """
     return {
         "task": {"name": task.name, "version": task.version, "prompt": prompt_fingerprint(task, samples)},
         "data": {**data, "items": of_json([sample.id for sample in samples], 32)},
@@ -91,7 +95,7 @@ def full_key(
             "device": device["kind"],
             **{f"setup.{name}": value for name, value in sorted(prepared.items())},
         },
-        "options": dict(sorted(spec.options.items())),
+        "options": dict(options),
         "generation": generation.to_dict(),
         "libraries": versions([*backend.distributions, *ANSWERING_LIBRARIES]),
     }

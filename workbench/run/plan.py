@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RuntimeMissing, UsageError
+from workbench.models.options import in_key
 from workbench.models.source import identify
 from workbench.registry import get_backend
 from workbench.run import key as run_keys
@@ -96,6 +97,7 @@ def plan(
         backend,
         prepared,
         device,
+        in_key(spec.backend, options),
     )
     asked = run_keys.asked(task, spec, generation, limit, sample_ids, shard)
     return Plan(task, spec, generation, samples, asked, key, backend.evidence(options), device, identity, path)

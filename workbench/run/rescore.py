@@ -6,7 +6,8 @@ merge([Path("reports/runs/a"), Path("reports/runs/b")])  # the results of all sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,25 @@ OF_ONE_SHARD = ("data.items", "task.prompt")
 """Fields of the run key in which shards of one run differ."""
 
 
+@dataclass(frozen=True)
+class Shards:
+    """Shards of one run, read and scored as a whole. ``lines`` are final, in data order; ``samples`` are those that have one."""
+
+    runs: Sequence[Run]
+    task: Task
+    samples: Sequence[Sample]
+    lines: Sequence[Mapping[str, Any]]
+    results: Mapping[str, Any]
+
+
 def rescore(folder: Path) -> dict[str, Any]:
     """Rewrite scores and results of a complete bundle; answers stay as they are. Returns the results, with ``changed``: ids.
 
-    Raises BundleError when the run is unfinished or its data set is not the one that is here now.
+    Raises BundleError when the run is unfinished, packed or redacted, or its data set is not the one that is here now.
     """
     run = complete_run(folder)
+    if run.unpacked is not None:
+        raise BundleError(f"{run.name} is packed", why="a zip is only read", fix="unzip it, and name the folder")
     lines = run.items()
     task, samples = task_and_samples(run)
     with BundleWriter(folder, {}) as bundle:
@@ -43,6 +57,15 @@ def merge(folders: Sequence[Path]) -> dict[str, Any]:
 
     Raises BundleError when one is unfinished, when they are not shards of one run (the field is named), or overlap.
     """
+    shards = put_together(folders)
+    return {**shards.results, "runs": [run.name for run in shards.runs]}
+
+
+def put_together(folders: Sequence[Path | Run], task: str | None = None) -> Shards:
+    """Read the shards (folders, zips of one run, or Runs) and score their items as one run. ``task`` names the task where the runs' own name does not find it.
+
+    Raises BundleError like ``merge``, and DataError where the data are not here.
+    """
     runs = [complete_run(folder) for folder in folders]
     lines: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -56,23 +79,30 @@ def merge(folders: Sequence[Path]) -> dict[str, Any]:
         if twice is not None:
             raise BundleError(f"{run.name} holds an item that another run holds too", why=f"item {twice!r}")
         lines |= items
-    task, samples = task_and_samples(runs[0])
-    _, results = finalise(task, [sample for sample in samples if sample.id in lines], lines)
-    return {**results, "missing": len(samples) - len(lines), "runs": [run.name for run in runs]}
+    found, samples = task_and_samples(runs[0], task)
+    chosen = [sample for sample in samples if sample.id in lines]
+    final, results = finalise(found, chosen, lines)
+    return Shards(runs, found, chosen, final, {**results, "missing": len(samples) - len(lines)})
 
 
-def complete_run(folder: Path) -> Run:
-    run = Run(folder)
+def complete_run(folder: Path | Run) -> Run:
+    """Raises BundleError when the run is unfinished, or its answers were taken out."""
+    run = folder if isinstance(folder, Run) else Run(folder)
     if run.status != "complete":
         raise BundleError(
             f"{run.name} is not complete", why="only whole runs have final scores", fix="type the eval command again to finish it"
         )
+    if run.manifest.get("redacted"):
+        raise BundleError(f"{run.name} is redacted", why="without its answers nothing can be scored", fix="use the original run")
     return run
 
 
-def task_and_samples(run: Run) -> tuple[Task, Sequence[Sample]]:
-    """The run's task and all samples of its data. Raises BundleError when the data here are others."""
-    task = load_task(run.manifest["task"].get("path") or run.manifest["task"]["name"])
+def task_and_samples(run: Run, task: str | Task | None = None) -> tuple[Task, Sequence[Sample]]:
+    """The run's task and all samples of its data. Raises BundleError when the data here are others.
+
+    A task file that the run names is code, and is run: a manifest can name only one by a relative path outside the bundle.
+    """
+    task = task if isinstance(task, Task) else load_task(task or own_name(run))
     loaded = task.load()
     expected = run.manifest["key"]["data"]["fingerprint"]
     if loaded.fingerprint != expected:
@@ -81,4 +111,20 @@ def task_and_samples(run: Run) -> tuple[Task, Sequence[Sample]]:
             why=f"fingerprint {expected[:12]} then, {loaded.fingerprint[:12]} now",
             fix="score with the data revision of the run",
         )
+    known = {sample.id for sample in loaded.samples}
+    unknown = next((each["id"] for each in run.iter_items() if each["id"] not in known), None)
+    if unknown is not None:
+        raise BundleError(f"{run.name} holds an item that its data do not have", why=f"item {unknown!r}")
     return task, loaded.samples
+
+
+def own_name(run: Run) -> str:
+    """The task file or name in a run's manifest. Raises BundleError for a file that came with the run."""
+    task = run.manifest["task"]
+    name = task.get("path") or task["name"]
+    file = Path(name.partition("::")[0])
+    if file.suffix == ".py" and (not task.get("path") or file.is_absolute() or file.resolve().is_relative_to(run.folder.resolve())):
+        raise BundleError(
+            f"{run.name} names a task file that is not run: {name}", why="it came with the run, or its path is absolute"
+        )
+    return name

@@ -5,6 +5,7 @@ run = evaluate("mmmu-sample", "demo:vlm@torch", limit=20)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from workbench.run import writer as writing
 from workbench.run.bundle import DEFAULT_RUNS, Run, run_key
 from workbench.run.plan import first_manifest, plan
 from workbench.run.progress import Progress, Silent
+from workbench.run.recording import Recorder, find_followed
 from workbench.run.session import OpenModel, Session
 from workbench.types import ModelSpec, Task
 
@@ -26,28 +28,36 @@ def evaluate(
     retry_errors: bool = False,
     progress: Progress | None = None,
     models: OpenModel | None = None,
+    record: Sequence[str] = (),
+    follow: Sequence[str | Path] = (),
     **selection: Any,
 ) -> Run:
     """Run a task (name, path or ``Task``) on a model and return its bundle; a complete one is returned as it is.
 
     ``selection``: ``limit, sample_ids, shard, max_tokens, seed``. ``models`` keeps a model open from one call to the
-    next. Raises WorkbenchError for what a user can mend; items that fail are recorded and do not end the run
+    next. ``record``: evidence to keep beside the answers (``tokens, inputs, media``); ``follow``: the run, or the text of a
+    model that ran here, whose answers the token records follow (its own without one). Raises WorkbenchError for what a user can mend; items that fail are recorded and do not end the run
     (``run.results["item_errors"]``). ``run.was_complete`` says that nothing had to be done.
     """
     progress = progress or Silent()
     todo = plan(task, model, **selection)
     writing.make_folder(Path(runs))
     folder, manifest = writing.locate(Path(runs), todo.asked, todo.key, allow_mixed=allow_mixed, fresh=fresh)
-    if manifest and manifest["status"] == "complete":
+    recorder = Recorder(todo, folder, record, find_followed(follow, Path(runs), todo) if "tokens" in record else None)
+    complete = bool(manifest) and manifest["status"] == "complete"
+    if complete:
         run = Run(folder)
-        if not (retry_errors and run.results["item_errors"]):
+        complete = not (retry_errors and run.results["item_errors"])
+        if complete and not (record and recorder.missing(run.items())):
             run.was_complete = True
             return run
     with writing.BundleWriter(folder, first_manifest(todo)) as bundle:
         if run_key(todo.key) not in (bundle.manifest["run_key"], *bundle.manifest.get("mixed_keys", ())):
             bundle.mixed(todo.key)
-        if bundle.manifest["status"] == "complete":
-            bundle.reopen()
         with models if models is not None else OpenModel() as opened:
-            Session(todo, bundle, progress, retry_errors, opened).run()
+            if not complete:
+                if bundle.manifest["status"] == "complete":
+                    bundle.reopen()
+                Session(todo, bundle, progress, retry_errors, opened).run()
+            recorder.run(Run(folder).items(), bundle, lambda: opened.get(todo.spec)[0], progress)
     return Run(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.backends.hardware import describe_hardware
+from workbench.models.artifact import artifact
 from workbench.models.loading import open_vision_language
+from workbench.models.options import flag
+from workbench.models.source import resolve
 from workbench.registry import get_backend
 from workbench.run import journal
 from workbench.run.finalise import failed_score, finalise, score_json
@@ -18,7 +22,7 @@ from workbench.run.plan import Plan
 from workbench.run.progress import Progress
 from workbench.run.summary import performance
 from workbench.run.writer import BundleWriter
-from workbench.types import ModelSpec, Output, Request, Response, Sample, Score
+from workbench.types import ModelSpec, Output, Request, Response, Sample, Score, Task
 
 
 class OpenModel:
@@ -64,6 +68,8 @@ class Session:
                 self.lines[line["id"]] = line
         if retry_errors:
             self.lines = {name: line for name, line in self.lines.items() if line["output"]["finish"] != "error"}
+        if not (bundle.folder / "artifact.json").exists():
+            self.describe_artifact()
 
     def run(self) -> None:
         todo, bundle = self.todo, self.bundle
@@ -82,6 +88,14 @@ class Session:
         facts = facts or last_facts(bundle)
         results["performance"] = performance(final, evidence=todo.evidence, hardware_key=hardware["hardware_key"], **facts)
         bundle.finish(final, results)
+
+    def describe_artifact(self) -> None:
+        """Keep what the model's files hold, weight by weight; a model behind a server or a plugin has no files here."""
+        if get_backend(self.todo.spec.backend).name not in ("torch", "mlx"):
+            return
+        spec = self.todo.spec
+        made = artifact(resolve(spec).folder, flag(spec.options, "allow_pickle"))
+        journal.write_json(self.bundle.folder / "artifact.json", made)
 
     def answer_all(self, pending: Sequence[Sample]) -> dict[str, Any]:
         """Load the model and answer; returns what the session measured, and leaves it in the events."""
@@ -136,7 +150,7 @@ class Session:
             output = failed if request is None else next(remaining)
             if output.finish == "error":
                 self.bundle.event("item error", id=sample.id, **output.error)
-            lines.append(line_of(sample, input_hash, output, self.provisional(sample, output)))
+            lines.append(line_of(self.todo.task, sample, request, input_hash, output, self.provisional(sample, output)))
         return lines
 
     def provisional(self, sample: Sample, output: Output) -> Score:
@@ -165,8 +179,8 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
         yield samples[start : start + size]
 
 
-def line_of(sample: Sample, input_hash: str, output: Output, score: Score) -> dict[str, Any]:
-    """One line of ``samples.jsonl``."""
+def line_of(task: Task, sample: Sample, request: Request | None, input_hash: str, output: Output, score: Score) -> dict[str, Any]:
+    """One line of ``samples.jsonl``: question, gold and strata go along, so that a bundle can be read without its data set."""
     found: dict[str, Any] = {
         "value": output.value,
         "tokens": None if output.tokens is None else list(output.tokens),
@@ -177,11 +191,27 @@ def line_of(sample: Sample, input_hash: str, output: Output, score: Score) -> di
     return {
         "id": sample.id,
         "group": sample.group,
+        "groups": [[axis, str(name)] for axis, name in task.groups(sample)],
         "input_hash": input_hash,
+        "input": {
+            "text": None if request is None else str(request.inputs.get("text", "")),
+            "media": [] if not input_hash else [media.sha256 for media in request.inputs.get("images", ())],
+            "target": plain(sample.target),
+            "seen": None if output.seen is None else dict(output.seen),
+        },
         "output": found,
         "score": score_json(score),
         "timing": None if output.timing is None else asdict(output.timing),
     }
+
+
+def plain(value: Any) -> Any:
+    """``value`` when JSON has it, else its text: an own eval's gold may be any object."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def last_facts(bundle: BundleWriter) -> dict[str, Any]:

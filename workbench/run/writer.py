@@ -14,6 +14,7 @@ from typing import Any
 
 import workbench
 from workbench.errors import BundleError
+from workbench.fingerprint import of_file
 from workbench.run import journal
 from workbench.run.bundle import SCHEMA, differences, find_bundles, folder_name, read_manifest, run_key
 
@@ -172,5 +173,6 @@ class BundleWriter:
         self._samples.close()
         journal.write_atomically(self.folder / "samples.jsonl", (journal.encode(line) for line in lines))
         journal.write_json(self.folder / "results.json", results)
-        self.manifest |= {"status": "complete", "finished": now(), **summary}
+        checksums = {name: of_file(self.folder / name) for name in ("samples.jsonl", "results.json")}
+        self.manifest |= {"status": "complete", "finished": now(), "checksums": checksums, **summary}
         journal.write_json(self.folder / "manifest.json", self.manifest)

@@ -1,0 +1,126 @@
+"""Evidence beside the answers: recorded later, continued after an interruption, never twice."""
+
+from __future__ import annotations
+
+import json
+
+import numpy
+import pytest
+
+import workbench as wb
+from workbench.cli.main import main
+from workbench.errors import UsageError
+from workbench.run import recording
+from workbench.run.input_records import read_inputs
+from workbench.run.token_records import read_tokens
+
+pytest.importorskip("torch", reason="needs torch (pip install 'parity-workbench[torch]')")
+TASK, MODEL = "mmstar-sample", "demo:vlm@torch"
+
+
+def test_a_complete_run_is_given_records_later_without_new_answers(tmp_path):
+    first = wb.evaluate(TASK, MODEL, limit=6, runs=tmp_path)
+    before = (first.folder / "samples.jsonl").read_bytes()
+    second = wb.evaluate(TASK, MODEL, limit=6, runs=tmp_path, record=["tokens", "inputs", "media"])
+    assert second.folder == first.folder and not second.was_complete
+    assert (second.folder / "samples.jsonl").read_bytes() == before
+    records = read_tokens(second.tensors, "own")
+    lines = second.items()
+    assert list(records) == list(lines)
+    for name, record in records.items():
+        tokens = lines[name]["output"]["tokens"]
+        assert record.tokens.tolist() == tokens == record.best.tolist(), "greedy answers are their own first choices"
+        assert numpy.allclose(numpy.exp(record.logprobs).sum(axis=1), 1, atol=1e-5)
+        assert numpy.array_equal(record.logprobs[range(len(tokens)), tokens], record.followed)
+    for name, arrays in read_inputs(second.tensors, set(lines)):
+        seen = lines[name]["input"]["seen"]["arrays"]["pixel_values"]
+        assert list(arrays["pixel_values"].shape) == seen["shape"] and recorded_hash(arrays["pixel_values"]) == seen["hash"]
+    for line in lines.values():
+        assert all(second.media(sha256) for sha256 in line["input"]["media"])
+    assert wb.evaluate(TASK, MODEL, limit=6, runs=tmp_path, record=["tokens", "inputs", "media"]).was_complete
+
+
+def recorded_hash(array):
+    from workbench.models.seen import digest
+
+    return digest(array)
+
+
+def test_an_interrupted_recording_goes_on(tmp_path, monkeypatch):
+    run = wb.evaluate(TASK, MODEL, limit=6, runs=tmp_path)
+    made, original = [], recording.record_of
+
+    def interrupted(tokens, logits):
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        made.append(tokens)
+        return original(tokens, logits)
+
+    monkeypatch.setattr(recording, "record_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wb.evaluate(TASK, MODEL, limit=6, runs=tmp_path, record=["tokens"])
+    assert len(read_tokens(run.folder / "tensors", "own")) == 4
+    made.clear()
+    wb.evaluate(TASK, MODEL, limit=6, runs=tmp_path, record=["tokens"])
+    assert len(made) == 2 and list(read_tokens(run.folder / "tensors", "own")) == list(run.items())
+
+
+def test_following_another_runs_answers(tmp_path):
+    reference = wb.evaluate(TASK, MODEL, limit=4, runs=tmp_path, record=["tokens"])
+    for place, follow in enumerate((tmp_path, MODEL, reference.folder)):
+        candidate = wb.evaluate(
+            TASK, f"{MODEL}?dtype=bfloat16", limit=4, runs=tmp_path, record=["tokens"], follow=[follow], fresh=place > 0
+        )
+        records = read_tokens(candidate.tensors, reference.manifest["run_key"][:12])
+        assert [record.tokens.tolist() for record in records.values()] == [
+            line["output"]["tokens"] for line in reference.items().values()
+        ]
+    with pytest.raises(UsageError, match="runs of several models could be followed"):
+        wb.evaluate(TASK, f"{MODEL}?dtype=float16", limit=4, runs=tmp_path, record=["tokens"], follow=[tmp_path])
+    own = wb.evaluate(TASK, MODEL, limit=4, runs=tmp_path, record=["tokens"], follow=[MODEL])
+    assert own.was_complete, "a model that follows itself records its own answers"
+
+
+def test_the_timing_holds_no_recording(tmp_path):
+    run = wb.evaluate(TASK, MODEL, limit=4, runs=tmp_path, record=["tokens"])
+    kinds = [event["event"] for event in run.events()]
+    assert kinds.index("answered") < kinds.index("recorded")
+    assert run.results["performance"]["session_items"] == 4
+
+
+def test_a_model_without_logits_says_so(tmp_path, monkeypatch):
+    wb.evaluate(TASK, MODEL, limit=2, runs=tmp_path)
+    monkeypatch.delattr("workbench.models.vlm_torch.TorchVisionLanguage.follow")
+    with pytest.raises(UsageError, match="cannot record tokens"):
+        wb.evaluate(TASK, MODEL, limit=2, runs=tmp_path, record=["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--follow", MODEL], "--record tokens"),
+        (["--record", "tokens", "--follow", "mlx:never/ran"], "no model that ran here"),
+        (["--record", "tokens", "--follow", "nowhere"], "it is no run"),
+    ],
+)
+def test_bad_flags_say_what_to_type(tmp_path, capsys, flags, words):
+    assert main(["eval", TASK, "--model", MODEL, "--limit", "2", "--runs", str(tmp_path), *flags]) == 2
+    said = capsys.readouterr().err
+    assert words in said and "try: " in said
+    assert list(tmp_path.glob("*/manifest.json")) == [], "nothing was begun"
+
+
+def test_the_artifact_lists_every_weight(tmp_path):
+    from safetensors import safe_open
+
+    from workbench.locate import demo_model
+
+    run = wb.evaluate(TASK, MODEL, limit=2, runs=tmp_path)
+    held = json.loads((run.folder / "artifact.json").read_text())
+    with safe_open(demo_model("vlm") / "model.safetensors", framework="numpy") as file:
+        assert set(held["tensors"]) == set(file.keys())
+        for name, entry in list(held["tensors"].items())[:5]:
+            weight = file.get_tensor(name)
+            assert entry["shape"] == list(weight.shape)
+            assert entry["rms"] == pytest.approx(float(numpy.sqrt((weight.astype(float) ** 2).mean())))
+    assert held["settings"]["preprocessor_config.json"]["resample"] == 3

@@ -1,0 +1,130 @@
+"""Token records: what a model thought at each token of an answer, given the tokens before it (teacher forcing).
+
+    records = read_tokens(run.tensors, "own")
+    records["validation_Art_1"].followed          # log-probability of each followed token, shape (tokens,)
+
+Files ``tensors/tokens-<followed>-<part>.safetensors``, where ``followed`` is ``own`` or the key of the run whose answers were
+followed. Each holds items end to end: ``tokens`` (P,), ``followed`` (P,), and either ``logprobs`` (P, vocabulary) or, for
+a vocabulary above ``WHOLE_VOCABULARY``, ``top_ids`` and ``top_logprobs`` (P, 64) and ``rest``, the probability left over (P,).
+Reading needs numpy and safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import BundleError
+from workbench.run.journal import write_atomically
+
+WHOLE_VOCABULARY = 4096
+TOP = 64
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """One item's record; natural logarithms. ``logprobs`` is None when only the ``top`` ones were kept, and the other way round."""
+
+    tokens: Any
+    followed: Any
+    logprobs: Any | None = None
+    top_ids: Any | None = None
+    top_logprobs: Any | None = None
+    rest: Any | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.logprobs is not None
+
+    @property
+    def best(self):
+        """The most likely token at each position, shape (tokens,)."""
+        return self.logprobs.argmax(axis=1) if self.whole else self.top_ids[:, 0]
+
+
+def record_of(tokens: Sequence[int], logits: Any) -> TokenRecord:
+    """The record of one item from its logits, shape (tokens, vocabulary). Raises ValueError when they do not fit together."""
+    import numpy
+
+    from workbench.metrics.divergence import log_softmax, top_k
+
+    ids = numpy.asarray(tokens, dtype=numpy.int32)
+    if logits.shape[0] != len(ids):
+        raise ValueError(f"{len(ids)} tokens but logits at {logits.shape[0]} positions")
+    logprobs = log_softmax(logits)
+    followed = logprobs[numpy.arange(len(ids)), ids].astype(numpy.float32)
+    if logits.shape[1] <= WHOLE_VOCABULARY:
+        return TokenRecord(ids, followed, logprobs.astype(numpy.float32))
+    top_ids, top_logprobs, rest = top_k(logprobs, TOP)
+    kinds = (numpy.int32, numpy.float32, numpy.float32)
+    return TokenRecord(
+        ids, followed, None, *(part.astype(kind) for part, kind in zip((top_ids, top_logprobs, rest), kinds, strict=True))
+    )
+
+
+def write_tokens(folder: Path, followed: str, records: Mapping[str, TokenRecord]) -> Path:
+    """Write one part, replaced in one step; parts are numbered on."""
+    import numpy
+    from safetensors.numpy import save
+
+    folder.mkdir(exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for name in ("tokens", "followed", "logprobs", "top_ids", "top_logprobs", "rest"):
+        parts = [getattr(record, name) for record in records.values()]
+        if parts and parts[0] is not None:
+            arrays[name] = numpy.ascontiguousarray(numpy.concatenate(parts))
+    items = [[name, len(record.tokens)] for name, record in records.items()]
+    path = next_part(folder, f"tokens-{followed}")
+    write_atomically(path, save(arrays, {"items": json.dumps(items)}))
+    return path
+
+
+def parts_of(folder: Path | None, prefix: str) -> list[Path]:
+    """The numbered parts of one kind of record, in order; [] for a bundle without tensors."""
+    return sorted(folder.glob(f"{prefix}-[0-9][0-9][0-9][0-9][0-9].safetensors")) if folder and folder.is_dir() else []
+
+
+def next_part(folder: Path, prefix: str) -> Path:
+    """The name of the part that comes after those that are there."""
+    parts = parts_of(folder, prefix)
+    number = int(parts[-1].stem.rpartition("-")[2]) + 1 if parts else 0
+    return folder / f"{prefix}-{number:05d}.safetensors"
+
+
+def items_of(path: Path) -> list[list[Any]]:
+    """What a part's header says of its items: ``[[id, positions], ...]``. Raises BundleError when it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads(file.metadata()["items"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{path.name} cannot be read", why=str(error)[:200], fix=f"remove {path.name} and record again"
+        ) from error
+
+
+def recorded_items(folder: Path | None, followed: str) -> set[str]:
+    """The ids of the items that have a record."""
+    return {name for path in parts_of(folder, f"tokens-{followed}") for name, _ in items_of(path)}
+
+
+def read_tokens(folder: Path | None, followed: str) -> dict[str, TokenRecord]:
+    """All records of a bundle that follow ``followed``, by item id; {} when there are none. Raises BundleError for a damaged part."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, TokenRecord] = {}
+    for path in parts_of(folder, f"tokens-{followed}"):
+        items = items_of(path)
+        arrays = load_file(path)
+        start = 0
+        if sum(length for _, length in items) != len(arrays["tokens"]):
+            raise BundleError(f"{path.name} is damaged", why="its header and its arrays differ in length", fix="record again")
+        for name, length in items:
+            found[name] = TokenRecord(**{kind: array[start : start + length] for kind, array in arrays.items()})
+            start += length
+    return found
