@@ -6,6 +6,7 @@ folder (the run bundle) that anybody can read later::
     import workbench as wb
     run = wb.evaluate("mmmu-sample", model="demo:vlm@torch", limit=20)
     run.to_frame()
+    wb.compare(run, wb.evaluate("mmmu-sample", model="demo:vlm@mlx", limit=20)).verdict
 
 Names are resolved when first used, so that ``import workbench`` loads no runtime.
 """
@@ -19,6 +20,9 @@ __version__ = "0.1.0"
 _LAZY = {
     "evaluate": "workbench.run.runner",
     "Run": "workbench.run.bundle",
+    "compare": "workbench.parity.ladder",
+    "Comparison": "workbench.parity.comparison",
+    "write_report": "workbench.report.folder",
     "task": "workbench.registry",
     "load_task": "workbench.tasks.catalogue",
     "ModelSpec": "workbench.types",

@@ -160,4 +160,15 @@ def report(rows: list[dict[str, Any]]) -> None:
     if failed:
         print(f"next: workbench {shlex.join(sys.argv[1:])} --retry-errors")
     else:
-        print(f"next: workbench list runs --runs {shlex.quote(str(runs[0].folder.parent))}")
+        print(f"next: {next_command(runs)}")
+
+
+def next_command(runs: list[Any]) -> str:
+    """What a user most likely wants now: a comparison when several models ran, else the list of runs."""
+    models = list(dict.fromkeys(done.manifest["model"]["text"] for done in runs))
+    parent = shlex.quote(str(runs[0].folder.parent))
+    if len(models) < 2:
+        return f"workbench list runs --runs {parent}"
+    if len(runs) > 4:
+        return f"workbench parity {parent} --reference {shlex.quote(models[0])}"
+    return f"workbench parity {shlex.join(str(done.folder) for done in runs)}"

@@ -1,0 +1,26 @@
+"""The arguments that ``parity``, ``report`` and ``view`` share: which runs, which is the reference, what counts as a difference."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_options(parser: Any) -> None:
+    """``--reference``, ``--margin`` or ``--relative-margin``, ``--partial``."""
+    parser.add_argument("--reference", metavar="MODEL", help="the model whose runs are the reference (default: the first run's)")
+    margin = parser.add_mutually_exclusive_group()
+    margin.add_argument(
+        "--margin", type=float, metavar="POINTS", help="largest difference that counts as none, in percentage points (default 2.0)"
+    )
+    margin.add_argument("--relative-margin", type=float, metavar="PER_CENT", help="the same in per cent of the reference's score")
+    parser.add_argument("--partial", action="store_true", help="also read runs that are not complete")
+
+
+def read_margin(arguments: argparse.Namespace) -> Any:
+    """The ``Margin`` that was typed, or the default. Raises UsageError."""
+    from workbench.parity.ladder import DEFAULT_MARGIN, make_margin
+
+    if arguments.relative_margin is not None:
+        return make_margin(arguments.relative_margin, True)
+    return make_margin(DEFAULT_MARGIN if arguments.margin is None else arguments.margin, False)

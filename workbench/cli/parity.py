@@ -1,0 +1,132 @@
+"""``workbench parity RUN_A RUN_B [...]``: do these runs agree, where do they part, and does it matter?
+
+    workbench parity reports/runs/*torch* reports/runs/*mlx*
+    workbench parity reports/runs --reference demo:vlm@torch --gate
+
+The first run's model is the reference; runs of one model on several tasks belong together. Reads bundles only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from workbench.cli.comparing import add_options, read_margin
+from workbench.errors import EXIT_DIFFERENT, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from workbench.parity.comparison import Comparison
+
+WORST_FIRST = (EXIT_DIFFERENT, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK)
+
+
+def add_parser(parsers: Any) -> None:
+    parser = parsers.add_parser(
+        "parity",
+        help="compare runs rung by rung and say whether they agree",
+        description="Compare runs, the first being the reference: weights, inputs, tokens, answers, time; and a verdict.",
+        epilog="Exit codes: 0 EQUIVALENT, 1 DIFFERENT or a failed gate, 4 INCONCLUSIVE, 5 INCOMPARABLE.",
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="bundle folders, packed zips, or folders of bundles; the first is the reference"
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--gate",
+        action="store_true",
+        help="for CI: fail (1) on anything but EQUIVALENT, on differing inputs (rung 2), and on items that fail only in the candidate",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from workbench.parity.ladder import compare_all
+    from workbench.parity.sides import read_sides
+
+    margin = read_margin(arguments)
+    sides = read_sides(arguments.runs, reference=arguments.reference, partial=arguments.partial)
+    if len(sides) == 1:
+        raise UsageError(
+            "all runs given are of one model",
+            why=f"{sides[0].label}: {', '.join(each.name for each in sides[0].all_runs)}",
+            fix="workbench parity RUN_A RUN_B (the first is the reference)",
+        )
+    comparisons = compare_all(sides, margin)
+    failures = {each.candidate.label: gate_failures(each) for each in comparisons} if arguments.gate else {}
+    codes = [exit_code(each, failures.get(each.candidate.label)) for each in comparisons]
+    if arguments.json:
+        print(
+            json.dumps(
+                {"comparisons": [as_json(each) for each in comparisons], "gate": failures or None, "exit_code": worst(codes)},
+                default=str,
+            )
+        )
+        return worst(codes)
+    print("\n\n".join(str(each) for each in comparisons))
+    for label, reasons in failures.items():
+        print(f"\ngate: {label} {'failed: ' + '; '.join(reasons) if reasons else 'passed'}")
+    reference = f" --reference {shlex.quote(arguments.reference)}" if arguments.reference else ""
+    print(f"\nnext: workbench report {shlex.join(arguments.runs[:6])}{' ...' if len(arguments.runs) > 6 else ''}{reference}")
+    return worst(codes)
+
+
+def gate_failures(comparison: Comparison) -> list[str]:
+    """Why a gate must not pass; [] when it may."""
+    reasons = [] if comparison.verdict.exit_code == EXIT_OK else [f"the verdict is {comparison.verdict.name}"]
+    if comparison.rung(2).status == "different":
+        reasons.append("the models were given different inputs (rung 2)")
+    errors = [
+        pair.id
+        for pair in comparison.pairs
+        if pair.candidate["output"]["finish"] == "error" and pair.reference["output"]["finish"] != "error"
+    ]
+    if errors:
+        reasons.append(f"{len(errors)} items failed only in the candidate, for example {errors[0]}")
+    edited = [note for note in comparison.notes if "results.json" in note or "checksum" in note]
+    return [*reasons, *edited]
+
+
+def exit_code(comparison: Comparison, failures: list[str] | None) -> int:
+    """The verdict's own code; with a gate, 1 when it failed, but 5 where nothing could be compared at all."""
+    code = comparison.verdict.exit_code
+    return EXIT_DIFFERENT if failures and code != EXIT_INCOMPARABLE else code
+
+
+def worst(codes: Sequence[int]) -> int:
+    return min(codes, key=WORST_FIRST.index)
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The whole comparison but the items' texts: verdict, rungs with their facts, strata, flips by id, notes."""
+    return {
+        "reference": comparison.reference.label,
+        "candidate": comparison.candidate.label,
+        "verdict": {
+            "name": comparison.verdict.name,
+            "sentence": comparison.verdict.sentence,
+            "n": comparison.verdict.n,
+            "margin": asdict(comparison.verdict.margin),
+            "needed": comparison.verdict.needed,
+            "fields": [asdict(field) for field in comparison.verdict.fields],
+        },
+        "rungs": [
+            {
+                "number": rung.number,
+                "name": rung.name,
+                "status": rung.status,
+                "finding": rung.finding,
+                "facts": dict(rung.facts),
+                "fix": rung.fix,
+            }
+            for rung in comparison.rungs
+        ],
+        "first_broken": comparison.first_broken.number if comparison.first_broken else None,
+        "strata": [{"axis": each.axis, "name": each.name, "task": each.task, **asdict(each.paired)} for each in comparison.strata],
+        "flips": [{"task": pair.task, "id": pair.id, "change": pair.change} for pair in comparison.flips],
+        "unpaired": {side: list(names) for side, names in comparison.unpaired.items()},
+        "notes": list(comparison.notes),
+    }

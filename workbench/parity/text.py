@@ -1,0 +1,63 @@
+"""A comparison as text for a terminal, and as a small HTML block for a notebook. The whole page is ``workbench report``."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workbench.parity.comparison import Comparison
+
+SYMBOLS = {"same": "=", "close": "≈", "different": "≠", "unclear": "?", "not run": "·", "information": "i"}
+WIDTH = 118
+
+
+def wrapped(text: str, **indents: str) -> list[str]:
+    """``text`` in lines of at most ``WIDTH`` characters; names with dashes and paths stay whole."""
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False, break_long_words=False, **indents)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Verdict, ladder, strata of at most one axis, notes."""
+    lines = [*wrapped(comparison.verdict.sentence), ""]
+    for rung in comparison.rungs:
+        head = f"{rung.number} {rung.name:<9} {SYMBOLS[rung.status]} {rung.status:<12}"
+        lines += wrapped(rung.finding, initial_indent=f"{head} ", subsequent_indent=" " * (len(head) + 1))
+        if rung.fix:
+            lines += wrapped(f"try: {rung.fix}", initial_indent=" " * (len(head) + 1), subsequent_indent=" " * (len(head) + 6))
+    broken = comparison.first_broken
+    if broken:
+        lines += ["", f"The first broken rung is {broken.number} ({broken.name}): look there first."]
+    tasks = [stratum for stratum in comparison.strata if stratum.axis == "task"]
+    if tasks:
+        lines += [
+            "",
+            f"{'task':<24}{'n':>7}{'reference':>11}{'candidate':>11}{'difference':>12}  90 % interval (points)   broke  fixed",
+        ]
+        for each in tasks:
+            found = each.paired
+            interval = f"{100 * found.low90:+.2f} to {100 * found.high90:+.2f}"
+            lines.append(
+                f"{each.name[:23]:<24}{found.n:>7,}{100 * found.reference:>10.2f}%{100 * found.candidate:>10.2f}%{100 * found.difference:>+12.2f}  {interval:<24}{found.broke:>6}{found.fixed:>7}"
+            )
+    if comparison.notes:
+        lines += [""]
+        for note in comparison.notes:
+            lines += wrapped(f"note: {note}", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """Verdict and ladder as a table; everything escaped."""
+    rows = "".join(
+        f"<tr><td>{rung.number}</td><td>{rung.name}</td><td>{SYMBOLS[rung.status]}&nbsp;{rung.status}</td>"
+        f"<td style='text-align:left'>{html.escape(rung.finding)}</td></tr>"
+        for rung in comparison.rungs
+    )
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison.notes)
+    return (
+        f"<div><p><strong>{html.escape(comparison.verdict.sentence)}</strong></p>"
+        f"<table><thead><tr><th></th><th>rung</th><th>status</th><th style='text-align:left'>finding</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
+    )

@@ -1,0 +1,113 @@
+"""Rung 6 in its simple form: what each run took, by its own records. No speed-up is claimed: that needs paired measurement.
+
+Reference evidence has no timing at all, and times of two machines are shown side by side, never as a ratio.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.parity.comparison import Rung, Table
+from workbench.parity.sides import Side, hardware_of, machine_of
+from workbench.run.bundle import Run
+
+UNTIMED = "reference"
+
+ROWS = (
+    ("cold start (load and first item)", "s", "cold_start_seconds"),
+    ("model load", "s", "load_seconds"),
+    ("item, median", "ms", "item_median"),
+    ("item, 90th percentile", "ms", "item_p90"),
+    ("first token, median", "ms", "first_token"),
+    ("items a second", "1/s", "items_per_second"),
+    ("tokens a second", "1/s", "tokens_per_second"),
+    ("peak memory", "MB", "peak_memory"),
+    ("weights on disk", "MB", "size"),
+)
+
+
+def time_rung(reference: Side, candidate: Side) -> Rung:
+    """Both sides' times, each task on a row of its own, with evidence and hardware named."""
+    sides = (reference, candidate)
+    evidence = [side.manifest["evidence"] for side in sides]
+    keys = [hardware_of(side.all_runs[0]) for side in sides]
+    machines = [machine_of(side.all_runs[0]) for side in sides]
+    facts: dict[str, Any] = {
+        "evidence": evidence,
+        "hardware": machines,
+        "hardware_keys": keys,
+        "timed": [each != UNTIMED for each in evidence],
+    }
+    if UNTIMED in evidence and evidence[0] == evidence[1]:
+        return Rung(6, "not run", "Both runs are reference evidence, which has no timing.", facts)
+    tables = []
+    for task in reference.tasks:
+        if task in candidate.runs:
+            values = [timing_of(side.runs[task], each) for side, each in zip(sides, evidence, strict=True)]
+            facts[task] = values
+            rows = [[name, unit, *(rounded(each.get(field)) for each in values)] for name, unit, field in ROWS]
+            n = [each.get("n") for each in values]
+            tables.append(Table(f"{task} (n = {n[0]} and {n[1]} timed items)", ("what", "unit", "reference", "candidate"), rows))
+    where = f"{evidence[0]} evidence on {machines[0]}, {evidence[1]} evidence on {machines[1]}"
+    if keys[0] == keys[1] and evidence[0] == evidence[1]:
+        where = f"both {evidence[0]} evidence on {machines[0]}"
+    apart = " The machines differ: their times say nothing about the runtimes." if keys[0] != keys[1] else ""
+    said = median_text(facts, [task for task in reference.tasks if task in candidate.runs])
+    return Rung(
+        6,
+        "information",
+        f"{said} ({where}). No speed-up is claimed: the runs were not measured in pairs.{apart}",
+        facts,
+        tuple(tables),
+    )
+
+
+def timing_of(runs: list[Run], evidence: str) -> dict[str, Any]:
+    """One task's numbers in the units of ``ROWS``; of several shards, the first's (each was a session of its own)."""
+    run = runs[0]
+    found: dict[str, Any] = {"size": mega(run.manifest["key"]["model"].get("size_bytes"))}
+    if evidence == UNTIMED:
+        return found
+    speed = (run.results or {}).get("performance") or {}
+    item, first = speed.get("item_seconds") or {}, speed.get("first_token_seconds") or {}
+    return found | {
+        "n": speed.get("n"),
+        "cold_start_seconds": speed.get("cold_start_seconds"),
+        "load_seconds": speed.get("load_seconds"),
+        "item_median": milli(item.get("median")),
+        "item_p90": milli(item.get("p90")),
+        "first_token": milli(first.get("median")),
+        "items_per_second": speed.get("items_per_second"),
+        "tokens_per_second": speed.get("tokens_per_second"),
+        "peak_memory": mega(speed.get("peak_memory_bytes")),
+    }
+
+
+def median_text(facts: dict[str, Any], tasks: list[str]) -> str:
+    """``Median item 21.3 ms and 35.0 ms``: the range over tasks when there are several."""
+    texts = []
+    for place in (0, 1):
+        values = [facts[task][place].get("item_median") for task in tasks if facts[task][place].get("item_median") is not None]
+        texts.append(
+            "no timing"
+            if not values
+            else f"{min(values):.1f} ms"
+            if len(values) == 1
+            else f"{min(values):.1f} to {max(values):.1f} ms"
+        )
+    return f"Median item {texts[0]} and {texts[1]}"
+
+
+def milli(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
+
+
+def mega(size: float | None) -> float | None:
+    return None if size is None else size / 1e6
+
+
+def rounded(value: float | None) -> float | None:
+    """Three significant digits below 100, whole numbers above."""
+    if value is None:
+        return None
+    return round(value) if abs(value) >= 100 else float(f"{value:.3g}")

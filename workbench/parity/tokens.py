@@ -1,0 +1,163 @@
+"""Rung 4: the same next token, given the same past? From token records, where both runs followed the same answers.
+
+The reference records its own answers (``eval --record tokens``), the candidate follows them (``--follow REFERENCE``); so every
+position is judged on the same past. Where the runs' own texts part is reported as information: kernels that round otherwise
+may part after a few tokens and still agree at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workbench.parity.comparison import Pair, Rung, Table
+from workbench.parity.sides import Side
+from workbench.run.bundle import Run
+from workbench.run.token_records import OWN, TokenRecord, read_tokens
+
+SAME_KL = 1e-8
+"""Nats a token, the mean. Float32 kernels of one model move logits by about 1e-5, which is a KL near 1e-10 (torch against MLX on
+the demo model: 7e-10); rounding a model to float16 moves them by 1e-2 or so, a KL of 1e-5."""
+
+CLOSE_TOP1 = 0.99
+CLOSE_KL = 0.01
+PERCENTILES = (50, 90, 99, 100)
+SHOWN = 20
+
+
+def tokens_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung:
+    """Mean and percentile KL in nats per token, top-1 agreement, change of the followed token's probability, perplexity ratio."""
+    divergence = free_running(pairs)
+    facts: dict[str, Any] = {"free_running": divergence}
+    joined = matched_records(reference, candidate, pairs)
+    if not joined:
+        task = pairs[0].task
+        return Rung(
+            4,
+            "not run",
+            f"No token records of both runs over the same answers. {divergence_text(divergence)}",
+            facts,
+            fix=f"workbench eval {task} --model {reference.text} --record tokens, then the same with --model {candidate.text} --record tokens --follow {reference.text}",
+        )
+    return judged(joined, facts, divergence, len(pairs))
+
+
+def judged(
+    joined: Mapping[str, tuple[TokenRecord, TokenRecord]], facts: dict[str, Any], divergence: Mapping[str, Any], n: int
+) -> Rung:
+    import numpy
+
+    from workbench.metrics.divergence import cluster_mean_interval, perplexity_ratio
+
+    items, parts, agree, change, followed = [], [], [], [], ([], [])
+    bound = False
+    rows = []
+    for name, (mine, theirs) in joined.items():
+        kl, lower = divergences(mine, theirs)
+        bound = bound or lower
+        items += [name] * len(kl)
+        parts.append(kl)
+        agree.append(mine.best == theirs.best)
+        change.append(numpy.exp(theirs.followed.astype(numpy.float64)) - numpy.exp(mine.followed.astype(numpy.float64)))
+        followed[0].append(mine.followed)
+        followed[1].append(theirs.followed)
+        rows.append([*name.split("\n", 1), float(kl.max(initial=0.0)), int((~agree[-1]).sum()), len(kl)])
+    kl, same, moved = numpy.concatenate(parts), numpy.concatenate(agree), numpy.concatenate(change)
+    if not numpy.isfinite(kl).all():
+        facts["not_finite"] = int((~numpy.isfinite(kl)).sum())
+        kl = numpy.where(numpy.isfinite(kl), kl, numpy.inf)
+    low, high = cluster_mean_interval(kl, items) if numpy.isfinite(kl).all() and len(joined) > 1 else (None, None)
+    ratio, ratio_low, ratio_high = perplexity_ratio(numpy.concatenate(followed[0]), numpy.concatenate(followed[1]), items)
+    mean, top1 = float(kl.mean()), float(same.mean())
+    facts |= {
+        "items": len(joined),
+        "positions": len(kl),
+        "kl_is_lower_bound": bound,
+        "kl_mean": mean,
+        "kl_mean_interval95": [low, high],
+        "kl_percentiles": {str(each): float(numpy.percentile(kl, each)) for each in PERCENTILES},
+        "top1_agreement": top1,
+        "probability_change_rms": float(numpy.sqrt((moved**2).mean())),
+        "log_perplexity_ratio": ratio,
+        "log_perplexity_ratio_interval95": [ratio_low, ratio_high],
+    }
+    status: Any = "same" if mean <= SAME_KL and top1 == 1 else "close" if mean <= CLOSE_KL and top1 >= CLOSE_TOP1 else "different"
+    sign = "at least " if bound else ""
+    finding = (
+        f"KL {sign}{mean:.2g} nats a token (99th percentile {facts['kl_percentiles']['99']:.2g}), same first choice at {100 * top1:.2f} % of "
+        f"{len(kl):,} positions on {len(joined):,} of {n:,} items{'; a lower bound, from the 64 likeliest tokens' if bound else ''}. {divergence_text(divergence)}"
+    )
+    rows.sort(key=lambda row: -row[2])
+    columns = ("task", "item", "largest KL (nats)", "other first choice", "positions")
+    return Rung(4, status, finding, facts, (Table("Items whose tokens differ most", columns, rows[:SHOWN]),))
+
+
+def divergences(mine: TokenRecord, theirs: TokenRecord) -> tuple[Any, bool]:
+    """(KL at each position in nats, is it a lower bound)."""
+    from workbench.metrics.divergence import kl_divergence, kl_lower_bound
+
+    if mine.whole and theirs.whole and mine.logprobs.shape == theirs.logprobs.shape:
+        return kl_divergence(mine.logprobs, theirs.logprobs), False
+    first, second = (truncated(each) for each in (mine, theirs))
+    return kl_lower_bound(*first, *second), True
+
+
+def truncated(record: TokenRecord) -> tuple[Any, Any, Any]:
+    """(ids, log-probabilities, rest) of a record; a whole one is cut to as many tokens as the others keep."""
+    from workbench.metrics.divergence import top_k
+    from workbench.run.token_records import TOP
+
+    return top_k(record.logprobs, TOP) if record.whole else (record.top_ids, record.top_logprobs, record.rest)
+
+
+def matched_records(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> dict[str, tuple[TokenRecord, TokenRecord]]:
+    """Both sides' records over the same tokens, by ``task\\nid``: the candidate followed the reference, or both a third run."""
+    found: dict[str, tuple[TokenRecord, TokenRecord]] = {}
+    for task in dict.fromkeys(pair.task for pair in pairs):
+        wanted = {pair.id for pair in pairs if pair.task == task}
+        for mine in reference.runs[task]:
+            for theirs in candidate.runs[task]:
+                first, second = followed_alike(mine, theirs)
+                for name in wanted & first.keys() & second.keys():
+                    if first[name].tokens.tolist() == second[name].tokens.tolist():
+                        found[f"{task}\n{name}"] = (first[name], second[name])
+    order = [f"{pair.task}\n{pair.id}" for pair in pairs]
+    return {name: found[name] for name in order if name in found}
+
+
+def followed_alike(reference: Run, candidate: Run) -> tuple[dict[str, TokenRecord], dict[str, TokenRecord]]:
+    """The records of both runs that follow one run's answers: the reference's, else the candidate's, else equal own answers."""
+    ways = (
+        (OWN, reference.manifest["run_key"][:12]),
+        (candidate.manifest["run_key"][:12], OWN),
+        (OWN, OWN),
+    )
+    for mine, theirs in ways:
+        second = read_tokens(candidate.tensors, theirs)
+        first = read_tokens(reference.tensors, mine) if second else {}
+        if first:
+            return first, second
+    return {}, {}
+
+
+def free_running(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Where the answers' own tokens part: on how many items, and after how many tokens at the median."""
+    known = [(pair.reference["output"]["tokens"], pair.candidate["output"]["tokens"]) for pair in pairs]
+    known = [(before, after) for before, after in known if before is not None and after is not None]
+    places = sorted(
+        next((place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+        for before, after in known
+        if before != after
+    )
+    return {"items": len(known), "parted": len(places), "median_tokens_before": places[len(places) // 2] if places else None}
+
+
+def divergence_text(divergence: Mapping[str, Any]) -> str:
+    if not divergence["items"]:
+        return "The answers' own tokens are not recorded on both sides."
+    if not divergence["parted"]:
+        return f"Free-running, all {divergence['items']:,} answers have the same tokens."
+    return (
+        f"Free-running, {divergence['parted']:,} of {divergence['items']:,} answers part, at the median after "
+        f"{divergence['median_tokens_before']} {'token' if divergence['median_tokens_before'] == 1 else 'tokens'} (information, not a fault)."
+    )
