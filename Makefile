@@ -25,7 +25,7 @@ endif
 .PHONY: help demo test bench train clean
 
 help:
-	@echo "make demo   set up .venv, run the suite 'demo' on PyTorch and MLX, print both scores"
+	@echo "make demo   set up .venv, run the suite 'demo' on PyTorch and MLX, compare them, write a report"
 	@echo "make test   set up .venv, run the test suite"
 	@echo "make bench  set up .venv, run the benchmarks (interleaved, medians)"
 	@echo "make train  train the bundled demo model anew (hours on a CPU)"
@@ -44,16 +44,21 @@ $(VENV)/.ready-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[$(TEST_EXTRAS)]'
 	@touch $@ $(VENV)/.ready-run
 
+DEMO_MODELS := --model demo:vlm@torch --model demo:vlm@mlx --model 'demo:vlm@torch?dtype=bfloat16'
+DEMO_RUNS := reports/demo --reference demo:vlm@torch
+
 demo: $(VENV)/.ready-run
-	$(BIN)/workbench eval demo --model demo:vlm@torch --model demo:vlm@mlx
+	$(BIN)/workbench eval demo $(DEMO_MODELS) --record media --record tokens --follow demo:vlm@torch --runs reports/demo
+	code=0; $(BIN)/workbench parity $(DEMO_RUNS) || code=$$?; \
+	$(BIN)/workbench report $(DEMO_RUNS) --out reports/demo-report; exit $$code
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.run
-	$(BIN)/python -m tests.bench.agreement
 	$(BIN)/python -m tests.bench.statistics
+	$(BIN)/python -m tests.bench.report_size
 
 train: $(VENV)/.ready-run
 	$(BIN)/python -m workbench.demo.train --out build/demo-vlm

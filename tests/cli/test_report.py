@@ -1,0 +1,116 @@
+"""``workbench report`` and ``workbench view``: what they write, print and open."""
+
+import argparse
+import json
+import webbrowser
+
+import pytest
+
+from tests.report.bundles import make_line, make_run
+from workbench.cli import report, view
+from workbench.errors import BundleError, UsageError
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    for name, wrong in (("a", ()), ("b", (3,)), ("c", range(30))):
+        lines = [make_line(str(number), number not in wrong) for number in range(60)]
+        folders.append(str(make_run(tmp_path / "reports" / "runs", f"demo:{name}", lines)))
+    return folders
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    found = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: found.append(address) or True)
+    return found
+
+
+def call(module, *words):
+    parser = argparse.ArgumentParser()
+    module.add_parser(parser.add_subparsers(dest="verb"))
+    name = module.__name__.rpartition(".")[2]
+    return module.run(parser.parse_args([name, *words]))
+
+
+def test_it_prints_the_verdicts_and_the_page(runs, capsys, tmp_path):
+    assert call(report, *runs) == 0
+    *sentences, path = capsys.readouterr().out.splitlines()
+    assert len(sentences) == 2 and sentences[1].startswith("DIFFERENT: demo:c ")
+    page = tmp_path / path
+    assert page.name == "index.html" and path.startswith("reports/report-") and "demo:c" in page.read_text()
+    assert str(tmp_path) not in page.read_text()  # a path may name a user
+
+
+def test_the_same_runs_go_to_the_same_folder(runs, capsys):
+    call(report, *runs)
+    call(report, *runs)
+    first, second = [line for line in capsys.readouterr().out.splitlines() if line.endswith("index.html")]
+    assert first == second
+
+
+def test_json_reference_margin_and_out(runs, capsys, tmp_path):
+    assert call(report, *runs[:2], "--reference", "demo:b", "--relative-margin", "50", "--out", "mine", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["report"] == "mine/index.html" and (tmp_path / "mine" / "items.csv").is_file()
+    assert [(each["reference"], each["candidate"], each["n"]) for each in found["verdicts"]] == [("demo:b", "demo:a", 60)]
+    assert "50.0 %" in found["verdicts"][0]["margin"] and found["verdicts"][0]["verdict"] == "EQUIVALENT"
+
+
+def test_one_run_has_no_verdict(runs, capsys):
+    assert call(report, runs[0]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--margin", "0"], ["--margin", "-1"], ["--relative-margin", "nan"], ["--reference", "demo:z"]])
+def test_what_cannot_be_meant_is_refused(runs, words):
+    with pytest.raises(UsageError):
+        call(report, *runs, *words)
+
+
+def test_an_unfinished_run_needs_partial(runs):
+    from pathlib import Path
+
+    manifest = Path(runs[1]) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete"', '"running"'))
+    with pytest.raises(BundleError, match="not complete"):
+        call(report, *runs[:2])
+    assert call(report, *runs[:2], "--partial") == 0
+
+
+def test_open_shows_the_page_or_says_that_it_cannot(runs, capsys, monkeypatch, opened):
+    call(report, *runs[:2], "--open")
+    assert len(opened) == 1 and opened[0].startswith("file://") and opened[0].endswith("/index.html")
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    assert call(report, *runs[:2], "--open") == 0
+    assert "no browser could be started here; open this file: " in capsys.readouterr().err
+
+
+def test_view_opens_a_report_by_folder_page_or_age(runs, capsys, opened):
+    call(report, *runs[:2], "--out", "reports/one")
+    call(report, *runs, "--out", "reports/two")
+    capsys.readouterr()
+    for words, expected in (([], "two"), (["reports/one"], "one"), (["reports/one/index.html"], "one")):
+        assert call(view, *words) == 0
+        assert capsys.readouterr().out.strip() == f"reports/{expected}/index.html"
+    assert len(opened) == 3
+
+
+def test_view_builds_a_report_of_runs(runs, capsys, opened, tmp_path):
+    assert call(view, *runs[:2], "--no-open") == 0
+    assert (tmp_path / capsys.readouterr().out.strip()).is_file() and opened == []
+
+
+def test_view_of_nothing_says_what_to_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no report") as caught:
+        call(view)
+    assert caught.value.fix.startswith("workbench report")
+
+
+def test_view_shows_one_report_at_a_time(runs, opened):
+    call(report, *runs[:2], "--out", "reports/one")
+    with pytest.raises(UsageError, match="one report"):
+        call(view, "reports/one", runs[0])

@@ -1,0 +1,105 @@
+"""``workbench report RUN...``: one page that says what the runs show, with a Markdown twin and CSV files.
+
+    workbench report reports/runs/*torch* reports/runs/*mlx* --margin 2 --open
+
+Reads bundles only, so runs of machines with other runtimes meet on one that has none. Exit code 0 when the report was written;
+the verdict's exit codes are those of ``workbench parity``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.cli.comparing import add_options, read_margin
+from workbench.errors import EXIT_OK
+
+REPORTS = Path("reports")
+
+
+def add_parser(parsers: Any) -> None:
+    parser = parsers.add_parser("report", help="one page, Markdown and CSV of runs", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="bundles, packed zips, or folders of bundles; the first is the reference"
+    )
+    add_options(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: reports/report-HASH")
+    parser.add_argument("--no-media", action="store_true", help="leave images out")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    path, comparisons = build(arguments, arguments.out, media="none" if arguments.no_media else "auto")
+    if arguments.json:
+        print(json.dumps({"report": str(path), "verdicts": [verdict_json(each) for each in comparisons]}, ensure_ascii=False))
+    else:
+        for comparison in comparisons:
+            print(comparison.verdict.sentence)
+        print(path)
+    if arguments.open:
+        open_page(path)
+    return EXIT_OK
+
+
+def build(arguments: argparse.Namespace, out: Path | None, media: Any = "auto") -> tuple[Path, list[Any]]:
+    """(path of index.html, comparisons) of the runs that were named. Raises WorkbenchError."""
+    from workbench.parity.sides import read_sides
+    from workbench.report import write
+
+    margin = read_margin(arguments)
+    sides = read_sides(arguments.runs, reference=arguments.reference, partial=arguments.partial)
+    comparisons: list[Any] = []
+    if len(sides) > 1:
+        from workbench.parity.ladder import compare_all
+
+        comparisons = list(compare_all(sides, margin=margin))
+    path = write(sides, comparisons, out or default_folder(sides), media=media, command=command_of(sides, arguments))
+    return path, comparisons
+
+
+def default_folder(sides: Sequence[Any]) -> Path:
+    from workbench.fingerprint import of_json
+
+    keys = [[run.manifest["run_key"] for run in side.all_runs] for side in sides]
+    return REPORTS / f"report-{of_json(keys, 10)}"
+
+
+def command_of(sides: Sequence[Any], arguments: argparse.Namespace) -> str:
+    """The command as a reader may repeat it: runs by name, since a path may name a user."""
+    parts = ["workbench report", *(run.name for side in sides for run in side.all_runs)]
+    for flag, value in (("--margin", arguments.margin), ("--relative-margin", arguments.relative_margin)):
+        if value is not None:
+            parts.append(f"{flag} {value:g}")
+    if arguments.partial:
+        parts.append("--partial")
+    return " ".join(parts)
+
+
+def verdict_json(comparison: Any) -> dict[str, Any]:
+    verdict = comparison.verdict
+    return {
+        "candidate": comparison.candidate.label,
+        "reference": comparison.reference.label,
+        "verdict": verdict.name,
+        "sentence": verdict.sentence,
+        "n": verdict.n,
+        "margin": verdict.margin.text,
+    }
+
+
+def open_page(path: Path) -> bool:
+    """Show the page in a browser; where there is none, say so on stderr. Returns whether one was started."""
+    import webbrowser
+
+    try:
+        started = webbrowser.open(path.resolve().as_uri())
+    except webbrowser.Error:
+        started = False
+    if not started:
+        print(f"no browser could be started here; open this file: {path.resolve()}", file=sys.stderr)
+    return started

@@ -1,0 +1,212 @@
+"""What the page and the Markdown twin say of one candidate, ready to print: verdict, figures, ladder, groups.
+
+Candidate(comparison).figures     # [('difference', '+0.25 points'), ('90 % interval', '−0.61 to +1.11'), ...]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from workbench.metrics.stats import DIFFERENT, EQUIVALENT, INCOMPARABLE, INCONCLUSIVE
+from workbench.parity.comparison import QUESTIONS, Comparison, Rung, Stratum
+from workbench.parity.sides import Side
+from workbench.report.forest import Scale, axis_svg, margin_bounds, row_svg, share_svg
+from workbench.report.scores import GroupRow, group_rows
+from workbench.report.text import points
+
+SYMBOLS = {
+    EQUIVALENT: "✓",
+    DIFFERENT: "≠",
+    INCONCLUSIVE: "?",
+    INCOMPARABLE: "×",
+    "same": "=",
+    "close": "≈",
+    "different": "≠",
+    "unclear": "?",
+    "not run": "–",
+    "information": "i",
+}
+"""Beside every colour stands a symbol, and beside every symbol its word."""
+
+MOST_ROWS = 60
+"""Groups of one axis on the page, those with the most items; ``strata.csv`` has all."""
+
+MOST_TABLE_ROWS = 200
+MOST_UNPAIRED = 200
+
+
+@dataclass(frozen=True)
+class AxisBlock:
+    """The groups of one axis. ``rows`` are ``(stratum, picture)``."""
+
+    key: str
+    title: str
+    rows: list[tuple[Stratum, Any]]
+    hidden: int
+
+
+class Candidate:
+    """One comparison as the report shows it."""
+
+    def __init__(self, comparison: Comparison):
+        self.comparison = comparison
+        self.label = comparison.candidate.label
+        self.reference = comparison.reference.label
+        self.verdict = comparison.verdict
+        self.symbol = SYMBOLS[comparison.verdict.name]
+        self.kind = comparison.verdict.name.lower()
+        self.overall = comparison.overall
+        self.notes = comparison.notes
+        self.rungs = [comparison_rung(comparison, number) for number in QUESTIONS]
+        self.scale = self._scale([each.paired for each in comparison.strata])
+
+    @property
+    def sentence(self) -> str:
+        """The verdict's sentence; the word itself stands in the badge."""
+        return self.verdict.sentence.removeprefix(f"{self.verdict.name}: ")
+
+    @property
+    def first_broken(self) -> str:
+        rung = self.comparison.first_broken
+        return "none" if rung is None else f"{rung.number} {rung.name}"
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """The numbers under the sentence."""
+        found = []
+        if self.overall is not None:
+            found += [
+                ("difference", f"{points(self.overall.difference)} points"),
+                ("90 % interval", interval(self.overall.low90, self.overall.high90)),
+            ]
+        found += [("margin", self.verdict.margin.text), ("n", f"{self.verdict.n:,} items")]
+        if self.overall is not None:
+            found.append(("flips", f"{self.overall.broke:,} broke, {self.overall.fixed:,} fixed"))
+        found.append(("first broken rung", self.first_broken))
+        if self.verdict.needed is not None:
+            found.append(("items that would settle it", f"{self.verdict.needed:,}"))
+        return found
+
+    @property
+    def picture(self):
+        """The overall difference against the margin, on an axis of its own; None where nothing is paired."""
+        return None if self.overall is None else row_svg(finite(self.overall), self._scale([self.overall]), strong=True)
+
+    @property
+    def picture_axis(self):
+        return axis_svg(self._scale([] if self.overall is None else [self.overall]))
+
+    @property
+    def axis(self):
+        return axis_svg(self.scale)
+
+    @property
+    def axes(self) -> list[AxisBlock]:
+        """The strata by axis: all items, tasks, then each task's own axes."""
+        found: dict[tuple[str, str | None], list[Stratum]] = {}
+        for stratum in self.comparison.strata:
+            task = stratum.task if stratum.axis not in ("all", "task") else None
+            found.setdefault((stratum.axis, task), []).append(stratum)
+        several = len({task for _, task in found if task is not None}) > 1
+        blocks = []
+        for (axis, task), strata in found.items():
+            shown = sorted(strata, key=lambda each: -each.paired.n)[:MOST_ROWS] if len(strata) > MOST_ROWS else strata
+            title = {"all": "all items", "task": "by task"}.get(axis, f"by {axis}")
+            rows = [(each, row_svg(finite(each.paired), self.scale, strong=axis == "all")) for each in shown]
+            blocks.append(
+                AxisBlock(
+                    f"{axis} {task or ''}", f"{title} · {task}" if several and task else title, rows, len(strata) - len(shown)
+                )
+            )
+        return blocks
+
+    @property
+    def unpaired(self) -> list[tuple[str, int, Sequence[str]]]:
+        """(side's label, how many items only it has, the first of them)."""
+        sides = (("reference", self.reference), ("candidate", self.label))
+        found = [(label, list(self.comparison.unpaired.get(name, ()))) for name, label in sides]
+        return [(label, len(ids), ids[:MOST_UNPAIRED]) for label, ids in found if ids]
+
+    def _scale(self, differences: Sequence[Any]) -> Scale:
+        low, high = margin_bounds(self.verdict.margin, self.overall.reference if self.overall else 1.0)
+        return Scale.of([finite(each) for each in differences], low, high)
+
+
+@dataclass(frozen=True)
+class Together:
+    """The overall differences of several candidates on one axis, as the table of verdicts shows them."""
+
+    axis: Any
+    pictures: list[Any]
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate]) -> Together:
+        found = [finite(each.overall) for each in candidates if each.overall is not None]
+        first = next((each for each in candidates if each.overall is not None), None)
+        low, high = margin_bounds(first.verdict.margin, first.overall.reference) if first else (-0.02, 0.02)
+        widest = max(found, key=lambda paired: max(abs(paired.low90), abs(paired.high90)), default=None)
+        scale = Scale.of([widest] if widest else [], low, high)
+        drawn = [None if each.overall is None else row_svg(finite(each.overall), scale, strong=True) for each in candidates]
+        return cls(axis_svg(scale), drawn)
+
+
+@dataclass(frozen=True)
+class SideGroups:
+    """The groups of a run that is compared with nothing, by axis."""
+
+    side: Side
+
+    @property
+    def axes(self) -> list[tuple[str, list[tuple[GroupRow, Any]]]]:
+        found: dict[str, list[tuple[GroupRow, Any]]] = {}
+        for row in group_rows(self.side):
+            drawn = share_svg(row.value, row.low, row.high) if row.unit == "%" and row.value is not None else ""
+            title = f"by {row.axis} · {row.task}" if len(self.side.tasks) > 1 else f"by {row.axis}"
+            found.setdefault(title, []).append((row, drawn))
+        return [(title, rows[:MOST_ROWS]) for title, rows in found.items()]
+
+
+def comparison_rung(comparison: Comparison, number: int) -> Rung:
+    """The rung; one that the comparison does not have was not run."""
+    return next((rung for rung in comparison.rungs if rung.number == number), None) or Rung(
+        number, "not run", "There is no evidence for this rung."
+    )
+
+
+def finite(paired: Any) -> Any:
+    """A copy whose interval can be drawn: no bound at all is drawn as the whole axis."""
+    from dataclasses import replace
+
+    low, high = paired.low90, paired.high90
+    if isfinite(low) and isfinite(high):
+        return paired
+    return replace(paired, low90=low if isfinite(low) else -1.0, high90=high if isfinite(high) else 1.0)
+
+
+def interval(low: float, high: float) -> str:
+    """Two fractions in points: ``−0.61 to +1.11``."""
+    if not (isfinite(low) and isfinite(high)):
+        return "no interval (too few groups)"
+    return f"{points(low)} to {points(high)}"
+
+
+def title_of(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> str:
+    """The page's heading when none was given."""
+    if len(comparisons) == 1:
+        return f"{comparisons[0].candidate.label} against {comparisons[0].reference.label}"
+    if comparisons:
+        return f"{len(comparisons)} candidates against {comparisons[0].reference.label}"
+    return ", ".join(side.label for side in sides[:3]) + (f" and {len(sides) - 3} more" if len(sides) > 3 else "")
+
+
+def run_warnings(sides: Sequence[Side]) -> list[str]:
+    """What a cheap check of every bundle warns of; with comparisons their own notes say so."""
+    return [warning for side in sides for run in side.all_runs for warning in run.checked]
+
+
+def words(name: str) -> str:
+    """A fact's name as a reader sees it: ``interval90_points`` -> ``interval90 points``."""
+    return str(name).replace("_", " ")

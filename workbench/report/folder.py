@@ -1,0 +1,129 @@
+"""Writes a report: a folder made beside its place and put there whole, so that a reader never meets half of one.
+
+path = write(sides, compare_all(sides), Path("reports/report-1a2b3c"))     # .../index.html
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from workbench.errors import BundleError, UsageError
+from workbench.parity.comparison import Comparison
+from workbench.parity.ladder import DEFAULT_MARGIN, Source, compare_all, make_margin
+from workbench.parity.sides import Side, read_sides
+from workbench.report.items import Texts, item_view
+from workbench.report.markdown import markdown_text
+from workbench.report.media import Thumbnails
+from workbench.report.page import render
+from workbench.report.sheets import write_sheets
+
+PAGE = "index.html"
+OWN_FILES = {PAGE, "report.md", "scores.csv", "strata.csv", "items.csv", "rungs.csv", "timings.csv"}
+"""All that a report's folder holds; a folder with anything else is never replaced."""
+
+
+def write(
+    sides: Sequence[Side],
+    comparisons: Sequence[Comparison],
+    out: str | Path,
+    *,
+    title: str | None = None,
+    media: Literal["auto", "none"] = "auto",
+    command: str | None = None,
+) -> Path:
+    """Write the report of ``sides`` to the folder ``out`` and return the path of its ``index.html``.
+
+    ``comparisons`` may be empty: then there is no verdict. ``media``: thumbnails of what is in the bundles or in the tasks' own
+    data here, or none. ``command`` is printed at the foot. The same bundles give the same bytes. An earlier report in ``out`` is
+    replaced; raises UsageError when something else is there, BundleError when it cannot be written.
+    """
+    if not sides:
+        raise UsageError("there is nothing to report", why="no run was given", fix="workbench list runs")
+    out = Path(out)
+    refuse_others(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.draft-", dir=out.parent))
+    except OSError as error:
+        raise unwritable(out, error) from error
+    try:
+        write_page(draft / PAGE, sides, comparisons, title, media, command)
+        (draft / "report.md").write_text(markdown_text(sides, comparisons, title=title, command=command), encoding="utf-8")
+        write_sheets(draft, sides, comparisons)
+        draft.chmod(0o755)
+        swap(draft, out)
+    except OSError as error:
+        raise unwritable(out, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out / PAGE
+
+
+def write_report(
+    sources: Sequence[Source],
+    out: str | Path,
+    *,
+    reference: str | None = None,
+    margin: float = DEFAULT_MARGIN,
+    relative: bool = False,
+    partial: bool = False,
+    media: Literal["auto", "none"] = "auto",
+) -> Path:
+    """Write the report of runs, the first being the reference: ``Run`` objects, bundles, packed zips or folders of bundles.
+
+    ``margin`` is in percentage points, or with ``relative`` in per cent of the reference's score. Returns the path of
+    ``index.html``. Raises UsageError or BundleError as ``read_sides`` and ``write`` do.
+    """
+    sides = read_sides(sources, reference=reference, partial=partial)
+    comparisons = compare_all(sides, make_margin(margin, relative)) if len(sides) > 1 else []
+    return write(sides, comparisons, out, media=media)
+
+
+def write_page(
+    path: Path, sides: Sequence[Side], comparisons: Sequence[Comparison], title: str | None, media: str, command: str | None
+) -> None:
+    thumbnails = Thumbnails([run for side in sides for run in side.all_runs], wanted=media != "none")
+    texts = Texts()
+    views = [item_view(source, texts, thumbnails) for source in (comparisons or sides)]
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for piece in render(sides, comparisons, views, thumbnails, texts, title=title, command=command):
+            file.write(piece)
+
+
+def swap(draft: Path, out: Path) -> None:
+    """Put ``draft`` in the place of ``out``; the earlier report goes only after that."""
+    old = None
+    if out.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent)) / "report"
+        os.replace(out, old)
+    try:
+        os.replace(draft, out)
+    except OSError:
+        if old is not None:
+            os.replace(old, out)
+        raise
+    finally:
+        if old is not None:
+            shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def refuse_others(out: Path) -> None:
+    """Raises UsageError unless ``out`` is free, an empty folder, or an earlier report."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink():
+        raise UsageError(f"{out} is not a folder", why="a report is a folder", fix="--out FOLDER")
+    others = sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES)
+    if others:
+        raise UsageError(
+            f"{out} is no report", why=f"it holds {others[0]!r}, and a report replaces its folder", fix="--out ANOTHER_FOLDER"
+        )
+
+
+def unwritable(out: Path, error: OSError) -> BundleError:
+    return BundleError(f"cannot write the report to {out}", why=str(error.strerror or error), fix="--out FOLDER")

@@ -1,0 +1,203 @@
+"""The Markdown twin of the page, for an issue, a pull request or a terminal.
+
+    markdown_text(sides, comparisons, title="...")      # '# demo:vlm@mlx against demo:vlm@torch\n\n**EQUIVALENT** ...'
+
+Foreign text is escaped (``workbench.report.text.markdown``): no markup, HTML or link of a model's comes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from workbench.parity.comparison import Comparison
+from workbench.parity.sides import Side
+from workbench.report.blocks import SYMBOLS, Candidate, SideGroups, interval, run_warnings, title_of
+from workbench.report.environment import environment_rows
+from workbench.report.items import entries
+from workbench.report.reasons import REASONS, reason_rows
+from workbench.report.scores import score_rows
+from workbench.report.text import byte_text, fact, markdown, milliseconds, percent, plain, points
+from workbench.report.timings import timing_blocks
+
+MOST_FLIPS = 50
+
+
+def markdown_text(
+    sides: Sequence[Side], comparisons: Sequence[Comparison], *, title: str | None = None, command: str | None = None
+) -> str:
+    """The whole twin; ends with a newline."""
+    candidates = [Candidate(comparison) for comparison in comparisons]
+    parts = [f"# {markdown(title or title_of(sides, comparisons))}", *verdicts(candidates)]
+    if not candidates:
+        parts += ["No reference, so no verdict.", *bullets(run_warnings(sides))]
+    for candidate in candidates:
+        parts += ladder(candidate, several=len(candidates) > 1)
+    parts += ["## Scores", scores(sides)]
+    for candidate in candidates:
+        parts += strata(candidate, several=len(candidates) > 1)
+    if not candidates:
+        parts += side_groups(sides)
+    parts += timings(sides)
+    parts += ["## Reasons", reasons(sides)]
+    parts += environment(sides)
+    for comparison in comparisons:
+        parts += flips(comparison, several=len(comparisons) > 1)
+    if command:
+        parts.append(f"Made by: {markdown(command, 1_000)}")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> str:
+    """A pipe table; the columns in ``right`` are aligned right. Cells must be escaped already."""
+    marks = ["---:" if number in right else "---" for number in range(len(columns))]
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(marks)} |"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def bullets(texts: Iterable[str]) -> list[str]:
+    found = "\n".join(f"- {markdown(text, 1_000)}" for text in texts)
+    return [found] if found else []
+
+
+def verdicts(candidates: Sequence[Candidate]) -> Iterator[str]:
+    for candidate in candidates:
+        yield f"**{candidate.symbol} {candidate.verdict.name}**: {markdown(candidate.sentence, 2_000)}"
+        notes = [*candidate.notes, *(f"{count:,} items only on the side of {label}" for label, count, _ in candidate.unpaired)]
+        notes += [str(field) for field in candidate.verdict.fields]
+        yield from bullets(notes)
+    if len(candidates) > 1:
+        rows = [
+            (
+                markdown(each.label),
+                each.verdict.name,
+                points(each.overall.difference) if each.overall else "–",
+                interval(each.overall.low90, each.overall.high90) if each.overall else "–",
+                each.verdict.margin.text,
+                f"{each.verdict.n:,}",
+                f"{each.overall.broke:,} / {each.overall.fixed:,}" if each.overall else "–",
+                each.first_broken,
+            )
+            for each in candidates
+        ]
+        columns = ("candidate", "verdict", "difference", "90 % interval", "margin", "n", "broke / fixed", "first broken rung")
+        yield table(columns, rows, right=(2, 5, 6))
+
+
+def heading(text: str, candidate: str, several: bool) -> str:
+    return f"## {text}: {markdown(candidate)}" if several else f"## {text}"
+
+
+def ladder(candidate: Candidate, *, several: bool) -> Iterator[str]:
+    yield heading("Ladder", candidate.label, several)
+    rows = []
+    for rung in candidate.rungs:
+        more = f" Next: {markdown(rung.fix)}" if rung.fix else ""
+        rows.append((str(rung.number), rung.name, f"{SYMBOLS[rung.status]} {rung.status}", markdown(rung.finding, 1_000) + more))
+    yield table(("", "rung", "status", "finding"), rows)
+
+
+def scores(sides: Sequence[Side]) -> str:
+    rows = [
+        (
+            markdown(row.task),
+            markdown(row.label),
+            markdown(row.text),
+            row.interval,
+            f"{row.scored:,}",
+            f"{row.errors:,}",
+            markdown("; ".join((row.scorer, *row.remarks))),
+        )
+        for row in score_rows(sides)
+    ]
+    return table(("task", "side", "score", "95 % interval", "n", "errors", "scorer"), rows, right=(2, 4, 5))
+
+
+def strata(candidate: Candidate, *, several: bool) -> Iterator[str]:
+    if not candidate.axes:
+        return
+    yield heading("Groups", candidate.label, several)
+    rows = []
+    for axis in candidate.axes:
+        for each, _ in axis.rows:
+            paired = each.paired
+            rows.append(
+                (
+                    markdown(axis.title),
+                    markdown(each.name),
+                    f"{paired.n:,}",
+                    percent(paired.reference),
+                    percent(paired.candidate),
+                    points(paired.difference),
+                    interval(paired.low90, paired.high90),
+                    f"{paired.broke:,} / {paired.fixed:,}",
+                )
+            )
+    columns = ("axis", "group", "n", "reference %", "candidate %", "difference", "90 % interval", "broke / fixed")
+    yield table(columns, rows, right=(2, 3, 4, 5, 7))
+
+
+def side_groups(sides: Sequence[Side]) -> Iterator[str]:
+    rows = [
+        (markdown(side.label), markdown(title), markdown(row.name), f"{row.n:,}", fact(row.value))
+        for side in sides
+        for title, found in SideGroups(side).axes
+        for row, _ in found
+    ]
+    if rows:
+        yield "## Groups"
+        yield table(("side", "axis", "group", "n", "score"), rows, right=(3, 4))
+
+
+def timings(sides: Sequence[Side]) -> Iterator[str]:
+    yield "## Time and memory"
+    yield "No speed-up is claimed: the runs were not measured in interleaved pairs. Machines are never compared."
+    for block in timing_blocks(sides):
+        yield f"**{markdown(block.evidence)}**: {markdown(block.hardware)}"
+        rows = []
+        for row in block.rows:
+            times = (milliseconds(row.median), milliseconds(row.p90), milliseconds(row.first), fact(row.items_per_second))
+            if block.evidence == "reference":
+                times = ("no timing",) * 4
+            rows.append(
+                (markdown(row.task), markdown(row.label), *times, byte_text(row.peak_memory_bytes), byte_text(row.size_bytes))
+            )
+        columns = ("task", "side", "median ms", "p90 ms", "first token ms", "items/s", "peak memory", "weights on disk")
+        yield table(columns, rows, right=(2, 3, 4, 5, 6, 7))
+
+
+def reasons(sides: Sequence[Side]) -> str:
+    rows = [
+        (markdown(row.task), markdown(row.label), *(f"{row.counts.get(name, 0):,}" for name in REASONS), f"{row.random:,}")
+        for row in reason_rows(sides)
+    ]
+    return table(("task", "side", *REASONS, "drawn at random"), rows, right=range(2, 3 + len(REASONS)))
+
+
+def environment(sides: Sequence[Side]) -> Iterator[str]:
+    rows = [row for row in environment_rows(sides) if row.differs or len(sides) == 1]
+    yield "## Environment" if len(sides) == 1 else "## Environment: what differs"
+    if not rows:
+        yield "Nothing differs."
+        return
+    cells = [(row.topic, markdown(row.name), *(markdown(fact(value)) for value in row.values)) for row in rows]
+    yield table(("", "property", *(markdown(side.label) for side in sides)), cells)
+
+
+def flips(comparison: Comparison, *, several: bool) -> Iterator[str]:
+    found = [entry for entry in entries(comparison) if entry.change in ("broke", "fixed")]
+    yield heading("Flipped items", comparison.candidate.label, several)
+    if not found:
+        yield "No item flipped."
+        return
+    rows = []
+    for entry in found[:MOST_FLIPS]:
+        gold = (entry.reference.get("input") or {}).get("target")
+        told = [
+            f"{markdown(plain(line['score']['answer']), 80) or '–'} ({markdown(line['score']['reason'], 40)})"
+            for line in entry.lines
+        ]
+        rows.append((entry.change, markdown(entry.task), markdown(entry.reference["id"], 100), markdown(plain(gold), 80), *told))
+    yield table(("change", "task", "item", "gold", "reference", "candidate"), rows)
+    if len(found) > MOST_FLIPS:
+        yield f"{len(found) - MOST_FLIPS:,} more are in items.csv."

@@ -1,0 +1,92 @@
+"""The report's pictures for notebooks, with matplotlib.
+
+    plot_differences(comparison)            # paired differences by group, with the margin
+    plot_scores([run_a, run_b])             # scores with their 95 % intervals
+
+Both draw into ``ax`` (a new figure's when None) and return it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from workbench.parity.comparison import Comparison
+from workbench.parity.sides import Side, read_sides
+from workbench.report.blocks import finite
+from workbench.report.forest import margin_bounds
+from workbench.report.scores import score_rows
+from workbench.report.text import visible
+from workbench.run.bundle import Run
+
+INK, POINT, BAND = "#3a424b", "#1d5fa6", "#dbe8f4"
+
+
+def plot_differences(comparison: Comparison, ax: Any = None) -> Any:
+    """Paired differences with 90 % intervals in points, one row a group, and the margin as a band.
+
+    Raises ValueError when no item is paired.
+    """
+    if not comparison.strata:
+        raise ValueError("no item was answered by both sides, so there is no difference to draw")
+    strata = list(comparison.strata)
+    ax = ax if ax is not None else new_axes(len(strata))
+    low, high = margin_bounds(comparison.verdict.margin, strata[0].paired.reference)
+    ax.axvspan(100 * low, 100 * high, color=BAND, zorder=0, label=f"margin {comparison.verdict.margin.text}")
+    ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    for row, each in enumerate(strata):
+        paired = finite(each.paired)
+        ax.plot([100 * paired.low90, 100 * paired.high90], [row, row], color=INK, linewidth=1.4, zorder=2)
+        marker, size = ("D", 7) if each.axis == "all" else ("o", 5)
+        ax.plot([100 * paired.difference], [row], marker, color=POINT, markersize=size, zorder=3)
+    ax.set_yticks(range(len(strata)), [literal(f"{each.name}  n={each.paired.n:,}") for each in strata])
+    ax.invert_yaxis()
+    ax.set_xlabel("candidate minus reference, points (90 % interval)")
+    ax.set_title(
+        literal(f"{comparison.candidate.label} against {comparison.reference.label}: {comparison.verdict.name}"), loc="left"
+    )
+    ax.legend(loc="best", frameon=False)
+    quiet(ax)
+    return ax
+
+
+def plot_scores(runs: Sequence[Side | Run | str], ax: Any = None) -> Any:
+    """Scores in per cent with their 95 % intervals, one row a task and side. Takes sides, runs or paths of bundles.
+
+    Raises ValueError when no score is in per cent.
+    """
+    sides = [each for each in runs if isinstance(each, Side)]
+    others = [each for each in runs if not isinstance(each, Side)]
+    rows = [
+        row for row in score_rows([*sides, *(read_sides(others) if others else [])]) if row.unit == "%" and row.value is not None
+    ]
+    if not rows:
+        raise ValueError("no run has a score in per cent")
+    ax = ax if ax is not None else new_axes(len(rows))
+    for place, row in enumerate(rows):
+        if row.low is not None and row.high is not None:
+            ax.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4, zorder=2)
+        ax.plot([row.value], [place], "o", color=POINT if row.side else "white", markeredgecolor=POINT, markersize=6, zorder=3)
+    ax.set_yticks(range(len(rows)), [literal(f"{row.task}\n{row.label}") for row in rows])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("score, % (95 % interval; reference hollow)")
+    quiet(ax)
+    return ax
+
+
+def literal(text: str) -> str:
+    """``text`` as it is: matplotlib would set what stands between dollar signs as mathematics."""
+    return visible(text).replace("$", r"\$")
+
+
+def new_axes(rows: int) -> Any:
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(8, 1.4 + 0.32 * rows), layout="constrained")[1]
+
+
+def quiet(ax: Any) -> None:
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(axis="y", length=0)

@@ -1,0 +1,143 @@
+"""The report's numbers and items as CSV files, for a spreadsheet or a data frame.
+
+    write_sheets(folder, sides, comparisons)      # scores.csv strata.csv items.csv rungs.csv timings.csv
+
+Text that a spreadsheet would take for a formula begins with an apostrophe, and a cell holds at most 32,000 characters and then says
+how many there are (``workbench.report.text.csv_cell``). UTF-8 with a byte order mark, which Excel needs.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from workbench.parity.comparison import Comparison
+from workbench.parity.sides import Side
+from workbench.report.items import Entry, entries, prompt_of
+from workbench.report.scores import score_rows
+from workbench.report.text import csv_cell
+from workbench.report.timings import timing_blocks
+
+
+def write_sheets(folder: Path, sides: Sequence[Side], comparisons: Sequence[Comparison]) -> None:
+    """Write the five files into ``folder``."""
+    write_sheet(folder / "scores.csv", SCORES, score_lines(sides))
+    write_sheet(folder / "strata.csv", STRATA, strata_lines(comparisons))
+    write_sheet(folder / "items.csv", ITEMS, item_lines(sides, comparisons))
+    write_sheet(folder / "rungs.csv", RUNGS, rung_lines(comparisons))
+    write_sheet(folder / "timings.csv", TIMINGS, timing_lines(sides))
+
+
+def write_sheet(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for line in lines:
+            writer.writerow([csv_cell(value) for value in line])
+
+
+SCORES = (
+    "task",
+    "side",
+    "label",
+    "score",
+    "unit",
+    "low95",
+    "high95",
+    "n",
+    "scored",
+    "item_errors",
+    "random_fallbacks",
+    "scorer",
+    "remarks",
+)
+
+
+def score_lines(sides: Sequence[Side]) -> Iterator[Sequence[Any]]:
+    for row in score_rows(sides):
+        yield (row.task, row.side, row.label, row.value, row.unit, row.low, row.high, row.n, row.scored, row.errors, row.random_fallbacks, row.scorer, "; ".join(row.remarks))  # fmt: skip
+
+
+STRATA = ("candidate", "axis", "task", "group", "n", "reference_per_cent", "candidate_per_cent", "difference_points", "low90", "high90", "low95", "high95", "broke", "fixed", "p", "method")  # fmt: skip
+
+
+def strata_lines(comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
+    for comparison in comparisons:
+        for each in comparison.strata:
+            paired = each.paired
+            shares = (
+                paired.reference,
+                paired.candidate,
+                paired.difference,
+                paired.low90,
+                paired.high90,
+                paired.low95,
+                paired.high95,
+            )
+            yield (comparison.candidate.label, each.axis, each.task, each.name, paired.n, *(100 * share for share in shares), paired.broke, paired.fixed, paired.p, paired.method)  # fmt: skip
+
+
+SIDE = ("response", "answer", "value", "reason", "finish", "error", "seconds")
+ITEMS = (
+    "candidate",
+    "task",
+    "id",
+    "change",
+    "groups",
+    "prompt",
+    "gold",
+    *(f"reference_{name}" for name in SIDE),
+    *(f"candidate_{name}" for name in SIDE),
+)
+
+
+def item_lines(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
+    """Every paired item of every comparison; without comparisons every item of every side, in the reference's columns."""
+    for source in comparisons or sides:
+        label = source.label if isinstance(source, Side) else source.candidate.label
+        for entry in entries(source):
+            yield (label, *item_line(entry))
+
+
+def item_line(entry: Entry) -> Iterator[Any]:
+    asked = entry.reference.get("input") or {}
+    groups = "; ".join(f"{axis}: {name}" for axis, name in entry.reference.get("groups") or ())
+    yield from (entry.task, entry.reference["id"], entry.change, groups, prompt_of(asked), asked.get("target"))
+    for line in (entry.reference, entry.candidate):
+        if line is None:
+            yield from [None] * len(SIDE)
+            continue
+        output, score = line["output"], line["score"]
+        error = "; ".join(str(part) for part in (output.get("error") or {}).values() if part)
+        yield from (output["value"], score["answer"], score["value"], score["reason"], output["finish"], error, (line.get("timing") or {}).get("total"))  # fmt: skip
+
+
+RUNGS = ("candidate", "rung", "name", "status", "kind", "title", "row", "column", "value")
+
+
+def rung_lines(comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
+    """One line a finding, fact, and cell of a table."""
+    for comparison in comparisons:
+        for rung in comparison.rungs:
+            start = (comparison.candidate.label, rung.number, rung.name, rung.status)
+            yield (*start, "finding", None, None, None, rung.finding)
+            if rung.fix:
+                yield (*start, "fix", None, None, None, rung.fix)
+            for name, value in rung.facts.items():
+                yield (*start, "fact", name, None, None, value)
+            for table in rung.tables:
+                for number, row in enumerate(table.rows):
+                    for column, value in zip(table.columns, row, strict=True):
+                        yield (*start, "table", table.title, number, column, value)
+
+
+TIMINGS = ("evidence", "hardware", "hardware_key", "task", "label", "run", "n", "median_seconds", "p90_seconds", "first_token_seconds", "items_per_second", "tokens_per_second", "cold_start_seconds", "peak_memory_bytes", "size_bytes")  # fmt: skip
+
+
+def timing_lines(sides: Sequence[Side]) -> Iterator[Sequence[Any]]:
+    for block in timing_blocks(sides):
+        for row in block.rows:
+            yield (block.evidence, block.hardware, block.hardware_key, *asdict(row).values())
