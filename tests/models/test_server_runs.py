@@ -1,5 +1,6 @@
 """Runs against a server: what fails is recorded and tried again, an interruption ends soon, and mlx-vlm's own server answers."""
 
+import base64
 import contextlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from workbench import locate
+from workbench.errors import UsageError
 from workbench.models import server_client
 from workbench.run.bundle import Run
 from workbench.run.runner import evaluate
@@ -41,7 +43,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         # As vLLM does: the time of the request.
-        self.reply(200, {"data": [{"id": "m", "owned_by": "us", "created": int(time.time()) + random.randint(0, 999)}]})
+        owner = f"sent {self.headers.get('Authorization')}" if self.server.spiteful else "us"
+        self.reply(200, {"data": [{"id": "m", "owned_by": owner, "created": int(time.time()) + random.randint(0, 999)}]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -49,7 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.seconds)
         status = self.server.status(body)
         message = {"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}
-        self.reply(status, message if status == 200 else {"error": "no"})
+        why = f"sent {self.headers.get('Authorization')}" if self.server.spiteful else "no"
+        self.reply(status, message if status == 200 else {"error": why})
 
 
 @pytest.fixture
@@ -57,6 +61,7 @@ def server(monkeypatch):
     monkeypatch.setattr(server_client, "FIRST_WAIT_SECONDS", 0.01)
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.daemon_threads, made.asked, made.seconds, made.status = True, [], 0.0, lambda body: 200
+    made.spiteful = False  # repeats the header that holds the key
     threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield made
     made.shutdown()
@@ -86,6 +91,28 @@ def test_a_run_goes_on_and_is_mended_later(server, tmp_path):
     mended = evaluate("mmmu-sample", model, limit=10, runs=tmp_path, retry_errors=True)
     assert mended.folder == run.folder and mended.results["item_errors"] == 0 and len(server.asked) == before + 3
     assert {item["output"]["value"] for item in mended.items().values()} == {"A"}
+
+
+@pytest.mark.parametrize(("login", "key"), [("", "sk-very-secret"), ("mara:opensesame@", "")])
+def test_what_a_server_repeats_of_a_key_is_in_no_file(server, tmp_path, monkeypatch, login, key):
+    monkeypatch.setenv("WORKBENCH_SERVER_KEY", key)
+    server.spiteful = True
+    server.status = lambda body: 400
+    run = evaluate("mmmu-sample", f"server:http://{login}127.0.0.1:{server.server_port}#m?retries=0", limit=2, runs=tmp_path)
+    assert run.results["item_errors"] == 2
+    content = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"***" in content
+    for secret in (key, *login.rstrip("@").split(":"), base64.b64encode(login.rstrip("@").encode()).decode()):
+        assert not secret or secret.encode() not in content
+
+
+@pytest.mark.parametrize("kind", ["tokens", "inputs"])
+def test_a_server_cannot_record_what_it_does_not_show_and_that_is_said_before_anything(server, tmp_path, kind):
+    with pytest.raises(UsageError, match=f"server models cannot record {kind}"):
+        evaluate("mmmu-sample", f"server:http://127.0.0.1:{server.server_port}#m", limit=2, runs=tmp_path, record=["media", kind])
+    assert server.asked == [] and list(tmp_path.iterdir()) == []
+    run = evaluate("mmmu-sample", f"server:http://127.0.0.1:{server.server_port}#m", limit=2, runs=tmp_path, record=["media"])
+    assert all(run.media(sha256) for line in run.items().values() for sha256 in line["input"]["media"])
 
 
 def test_a_server_that_dies_in_the_middle_costs_only_what_was_left(server, tmp_path):

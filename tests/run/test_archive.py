@@ -267,6 +267,28 @@ def test_a_redacted_run_holds_no_text_and_still_verifies(make_run, tmp_path):
     assert again.items() == copy.items(), "a marker is not redacted again"
 
 
+def test_what_an_own_eval_names_after_its_gold_is_hidden_too(make_run, tmp_path, edit):
+    folder = make_run()
+    secret = "Zanzibar"
+    edit(folder / "manifest.json", lambda manifest: manifest["task"].update(name="mine.py", path="mine.py"))
+    edit(
+        folder / "samples.jsonl",
+        lambda line: (
+            line
+            | {"groups": [["label", secret]], "group": secret, "notes": secret, "extraction": {"value": secret, "said": secret}}
+            | {"output": line["output"] | {"raw": secret, "value": f"[redacted {secret}]"}}
+        ),
+    )
+    everyone = {"n": 1, "correct": None, "value": 1.0}
+    edit(folder / "results.json", lambda results: results | {"groups": {"label": {secret: everyone}}, "confusion": {secret: 3}})
+    edit(folder / "results.json", lambda results: results | {"floor": {"most common": secret}})
+    copy = redact(Run(folder), tmp_path / "safe", key_of(None))
+    files = [path for path in copy.folder.rglob("*") if path.is_file()]
+    assert [path.name for path in files if secret in path.read_text()] == []
+    (stratum,) = {each["groups"][0][1] for each in copy.iter_items()}
+    assert copy.results["groups"]["label"] == {stratum: everyone}, "lines and results still name the same strata"
+
+
 def test_markers_are_keyed_and_equal_for_equal_texts():
     assert marker("B", key_of("k")) == marker("B", key_of("k")) != marker("C", key_of("k"))
     assert len({marker("B", key_of(None)) for _ in range(5)} | {marker("B", key_of("other")), marker("B", key_of("k"))}) == 7

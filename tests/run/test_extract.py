@@ -161,6 +161,50 @@ def test_an_interrupted_extraction_continues(server, tmp_path, monkeypatch):
     assert len(server.asked) == 12 and results["errors"] == 0 and results["extractor"]["n_model"] == 12
 
 
+def test_an_extraction_that_died_while_it_wrote_is_finished_by_the_next(server, tmp_path, monkeypatch, edit):
+    from workbench.run.verify import verify
+
+    run = run_of(server, tmp_path, lambda text: "It is 7.")
+    server.rule = lambda text: "7"
+    extract(run.folder, spec(server))
+    edit(run.folder / "results.json", lambda results: {**results, "n": 99})  # as if an older file had not been replaced
+    assert any(each.level == "failed" for each in verify(Run(run.folder)))
+    server.asked.clear()
+    results = extract(run.folder, spec(server))
+    assert results["n"] == 12 and server.asked == [] and all(each.level != "failed" for each in verify(Run(run.folder)))
+
+
+def test_answers_made_after_an_extraction_change_what_the_manifest_calls_the_scorer(server, tmp_path):
+    failed = []
+
+    def rule(text):
+        failed.append(text)
+        return 503 if len(failed) == 1 else "It is 7."
+
+    run = run_of(server, tmp_path, rule)
+    server.rule = lambda text: "7"
+    extract(run.folder, spec(server))
+    server.rule = lambda text: "It is 7."
+    mended = evaluate(TASK, spec(server, "vlm"), runs=tmp_path, limit=12, retry_errors=True)
+    assert mended.folder == run.folder and mended.results["scorer"].endswith("none for 1 items")
+    assert mended.manifest["task"]["scorer"] == mended.results["scorer"]
+
+
+def test_a_damaged_judgement_is_written_again(server, tmp_path):
+    run = run_of(server, tmp_path, lambda text: "B", "mmmu-sample", 4)
+    server.rule = lambda text: "correct"
+    first = judge(run.folder, spec(server))
+    (path,) = run.folder.glob("judge-*.json")
+    whole = path.read_bytes()
+    server.asked.clear()
+    for damaged in (b"{", whole.replace(b'"correct": 4', b'"correct": 1')):
+        assert damaged != whole
+        path.write_bytes(damaged)
+        again = judge(run.folder, spec(server))
+        assert again["correct"] == first["correct"] == 4 and not again["was_complete"] and path.read_bytes() == whole
+    assert judge(run.folder, spec(server))["was_complete"] and server.asked == []
+
+
 def test_another_model_replaces_the_first_and_says_so(server, tmp_path):
     run = run_of(server, tmp_path, lambda text: "It is 7.")
     server.rule = lambda text: "7"

@@ -159,3 +159,12 @@ def test_packed_shards_are_merged_too(make_run, tmp_path, monkeypatch):
     merged = merge_to(Run.open(tmp_path / "shards.zip"))
     assert merged.folder.parent.resolve() == tmp_path.resolve()
     assert json.loads((merged.folder / "results.json").read_text())["missing"] == 0
+
+
+def test_the_manifest_names_the_scorer_of_the_whole(make_run, tmp_path, edit):
+    parts = [make_run("1/2"), make_run("2/2")]
+    entry = {"value": "A", "model": "llm", "prompt": "0" * 32, "by": "model"}
+    edit(parts[1] / "samples.jsonl", lambda line: {**line, "extraction": entry} if line["output"]["value"] else line)
+    merged = merge_to(parts, tmp_path / "whole")
+    assert "extractions by llm" in merged.results["scorer"]
+    assert merged.manifest["task"]["scorer"] == merged.results["scorer"]

@@ -188,12 +188,14 @@ def test_tensor_files_must_open(make_run):
     folder = make_run()
     (folder / "tensors").mkdir()
     numpy.save_file({"a": np.zeros(3)}, folder / "tensors" / "tokens-own-00000.safetensors")
+    assert "cannot be read" in failed(folder)[0], "it lists no items"
+    (folder / "tensors" / "tokens-own-00000.safetensors").rename(folder / "tensors" / "other.safetensors")
     assert failed(folder) == []
-    content = (folder / "tensors" / "tokens-own-00000.safetensors").read_bytes()
+    content = (folder / "tensors" / "other.safetensors").read_bytes()
     (folder / "tensors" / "cut.safetensors").write_bytes(content[:-4])
     (folder / "tensors" / "code.pkl").write_bytes(b"x")
     (found,) = failed(folder)
-    assert "cut.safetensors" in found and "code.pkl" in found and "00000" not in found
+    assert "cut.safetensors" in found and "code.pkl" in found and "other" not in found
 
 
 def test_manifest_and_files(make_run, edit):
@@ -284,3 +286,65 @@ def test_a_hundred_thousand_lines_take_seconds(make_run, edit):
     whole = time.process_time() - began - quick
     print(f"\n{(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB: quick_check {quick:.1f} s, verify {whole:.1f} s")
     assert quick < 15 and whole < 20, "several times what a slow machine takes"
+
+
+def records(tokens, positions=None):
+    import numpy
+
+    from workbench.run.token_records import record_of
+
+    return record_of(tokens, numpy.random.default_rng(0).standard_normal((positions or len(tokens), 16)).astype("float32"))
+
+
+def test_token_records_are_of_the_runs_own_answers(make_run):
+    pytest.importorskip("safetensors.numpy", reason="pip install safetensors")
+    from workbench.run.token_records import write_tokens
+
+    folder = make_run()
+    ids = list(Run(folder).items())
+    write_tokens(folder / "tensors", "own", {ids[0]: records([5, 6, 7])})
+    write_tokens(folder / "tensors", "0123456789ab", {ids[0]: records([1, 2])})
+    assert failed(folder) == []
+    write_tokens(folder / "tensors", "own", {ids[1]: records([5, 6, 8])})
+    assert failed(folder) == [f"tensors: 1 token records are of other answers: {ids[1]}"]
+
+
+@pytest.mark.parametrize("kind", ["tokens-own", "tokens-0123456789ab", "inputs"])
+def test_records_of_unknown_items_fail(make_run, kind):
+    pytest.importorskip("safetensors.numpy", reason="pip install safetensors")
+    import numpy
+
+    from workbench.run.input_records import write_inputs
+    from workbench.run.token_records import write_tokens
+
+    folder = make_run()
+    if kind == "inputs":
+        write_inputs(folder / "tensors", {"nobody": {"pixel_values": numpy.zeros(3)}})
+    else:
+        write_tokens(folder / "tensors", kind.partition("-")[2], {"nobody": records([5])})
+    assert failed(folder) == [f"tensors: {kind}-00000.safetensors (the run has no item 'nobody')"]
+
+
+def test_a_token_part_without_its_arrays_fails(make_run):
+    numpy = pytest.importorskip("safetensors.numpy", reason="pip install safetensors")
+    import numpy as np
+
+    folder = make_run()
+    (folder / "tensors").mkdir()
+    items = {"items": json.dumps([[next(iter(Run(folder).items())), 3]])}
+    path = folder / "tensors" / "tokens-own-00000.safetensors"
+    whole = {"tokens": np.zeros(3, np.int32), "followed": np.zeros(3, np.float32), "logprobs": np.zeros((3, 4), np.float32)}
+    for arrays, words in (
+        ({name: whole[name] for name in ("tokens", "followed")}, "not tokens"),
+        (whole | {"logprobs": np.zeros((2, 4), np.float32)}, "shape"),
+        ({name: array[:2] for name, array in whole.items()}, "differ in length"),
+    ):
+        numpy.save_file(arrays, path, items)
+        assert words in failed(folder)[0]
+
+
+@pytest.mark.parametrize("name", ["extractions.jsonl", "judge-0123456789ab.json", "judge-0123456789ab.jsonl", "events.jsonl"])
+def test_every_file_of_a_bundle_must_be_json(make_run, name):
+    folder = make_run()
+    (folder / name).write_text("no JSON\n")
+    assert any(name in each for each in failed(folder))

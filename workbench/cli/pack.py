@@ -21,8 +21,8 @@ from workbench.errors import EXIT_OK, UsageError
 REDACTION = (
     "--redact replaces questions, prompts, gold answers, responses and what was read in them by keyed hashes, and leaves out token "
     "ids, images and tensors. Without --redact-key the key is random: equal answers are seen equal within one zip only. With it, "
-    "zips made with the same text can be compared, and who knows the text can try out short answers. Ids, scores, groups and "
-    "the hashes of inputs stay: who has the data set can tell which items were asked."
+    "zips made with the same text can be compared, and who knows the text can try out short answers. Ids, scores, "
+    "groups (of own evals without their names) and the hashes of inputs stay: who has the data set can tell which items were asked."
 )
 
 

@@ -103,5 +103,5 @@ def read_settings(folder: Path) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 yield name, json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield name, {"hash": of_file(path)[:32]}

@@ -13,6 +13,7 @@ import json
 import math
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -119,7 +120,8 @@ class ServerClient:
     ):
         self.httpx, self.sse, self.tenacity = import_libraries()
         self.address, self.retries, self.stream, self.key_name = address, retries, stream, key_name
-        self.secrets = [secret for secret in (key, *(address.login or ())) if secret]
+        sent = [b64encode(":".join(address.login).encode()).decode()] if address.login else []  # as the header has it
+        self.secrets = [secret for secret in (key, *sent, *(address.login or ())) if secret]
         # A compressed reply could unfold to any size, so none is asked for.
         headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
         self.http = self.httpx.Client(

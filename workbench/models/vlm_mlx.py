@@ -7,6 +7,7 @@ image. Nothing here needs torch.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -14,6 +15,7 @@ from typing import Any
 
 from workbench.errors import ItemError, ModelError
 from workbench.models import answering
+from workbench.models.following import Following, check_tokens
 from workbench.models.mlx_weights import dequantise, parameter_count, real_dtypes
 from workbench.models.processors import Prepared, Preprocessor, processor_error
 from workbench.models.source import Resolved
@@ -47,6 +49,7 @@ class MLXVisionLanguage:
         self.quantisation = self._settle_precision(config)
         self.stop_ids = answering.stop_ids(config, generation, self.tokenizer)
         self.limit = answering.context_length(config)
+        self._following = Following(real_dtypes(self.model))
 
     def answer(self, requests: Sequence[Request], generation: Generation) -> list[Output]:
         """One Output a request, in order, one at a time. Requests that fail carry their error."""
@@ -57,11 +60,18 @@ class MLXVisionLanguage:
 
         Numpy float32 of shape (len(tokens), vocabulary). Raises ItemError.
         """
+        prepared = self.prepare(request)
+        check_tokens(tokens, self._vocabulary(), prepared.length, self.limit)
+        at_once, by_step = (functools.partial(each, prepared) for each in (self._at_once, self._by_step))
+        return self._following(tuple(prepared.arrays), tokens, at_once, by_step)
+
+    def _at_once(self, prepared: Prepared, tokens: Sequence[int]):
+        """The logits from one pass over prompt and tokens."""
         import numpy
         from mlx import core
         from mlx_vlm.models import cache
 
-        ids, pixels, mask, others = self._arrays(self.prepare(request))
+        ids, pixels, mask, others = self._arrays(prepared)
         more = core.array([list(tokens[:-1])], dtype=ids.dtype)
         ids = core.concatenate([ids, more], axis=1)
         if mask is not None:
@@ -74,6 +84,33 @@ class MLXVisionLanguage:
         made = cache.make_prompt_cache(self.model.language_model)
         out = self.model.language_model(ids, inputs_embeds=embedded.inputs_embeds, cache=made, **{**others, **extra})
         return numpy.array(out.logits[0, -len(tokens) :].astype(core.float32))
+
+    def _by_step(self, prepared: Prepared, tokens: Sequence[int]):
+        """The logits from mlx-vlm's generation loop, which is made to choose the tokens."""
+        import numpy
+        from mlx import core
+        from mlx_vlm.generate.ar import generate_step
+
+        ids, pixels, mask, others = self._arrays(prepared)
+        found: list[Any] = []
+
+        def choose(_: Any, logits: Any):
+            place = len(found)
+            found.append(logits[0].astype(core.float32))
+            if place >= len(tokens):  # the loop works one token ahead
+                return logits
+            return core.where(core.arange(logits.shape[-1]) == tokens[place], 0.0, -core.inf)[None]
+
+        settings = {"max_tokens": len(tokens), "temperature": 0.0, "top_p": 1.0, "top_k": 0, "logits_processors": [choose]}
+        for _ in generate_step(ids, self.model, pixels, mask, **settings, **others):
+            pass
+        return numpy.array(core.stack(found[: len(tokens)]))
+
+    def _vocabulary(self) -> int:
+        """How many tokens the model has weights for."""
+        config = self.model.config
+        sizes = (getattr(part, "vocab_size", None) for part in (getattr(config, "text_config", None), config))
+        return next((size for size in sizes if size), 2**31)
 
     def describe(self) -> dict[str, Any]:
         """What was really loaded."""

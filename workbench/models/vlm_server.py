@@ -93,9 +93,9 @@ class ServerVisionLanguage:
         return {
             "class": "OpenAI-compatible server",
             "url": self.address.label,
-            "model": public_name(self.model),
-            "owned_by": self.listing.get("owned_by"),
-            "created": self.listing.get("created"),
+            "model": self.client.safe(public_name(self.model)),
+            "owned_by": self._listed("owned_by", str),
+            "created": self._listed("created", int),
             "concurrency": self.batch_size,
             "stream": self.client.stream,
             "image_position": self.options["image_position"],
@@ -106,6 +106,11 @@ class ServerVisionLanguage:
             "prompt": "unknown, the server's own chat template",
             "notes": list(NOTES),
         }
+
+    def _listed(self, name: str, kind: type) -> Any:
+        """A field of the server's own list; None where it is of another kind, and text without what may not be repeated."""
+        value = self.listing.get(name)
+        return None if not isinstance(value, kind) else self.client.safe(value) if kind is str else value
 
     def close(self) -> None:
         """Let the connections go."""

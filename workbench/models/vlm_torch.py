@@ -7,6 +7,7 @@ are run in separate batches.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from workbench.errors import ItemError, ModelError
 from workbench.models import answering
+from workbench.models.following import Following, check_tokens
 from workbench.models.processors import Prepared, Preprocessor
 from workbench.models.source import Resolved
 from workbench.types import Generation, ModelSpec, Output, Request, Timing
@@ -75,9 +77,11 @@ class TorchVisionLanguage:
         self.pad_id: int = pad if pad is not None else (self.stop_ids[0] if self.stop_ids else 0)
         # The checkpoint's sampling defaults would fill what a request leaves open, so greedy would not stay greedy.
         self.ignored = {name: value for name, value in generation.items() if name in SAMPLING_DEFAULTS}
-        self.model.generation_config = GenerationConfig(eos_token_id=list(self.stop_ids) or None, pad_token_id=self.pad_id)
+        # Its stop tokens would end a followed answer that holds one.
+        self.model.generation_config = GenerationConfig(pad_token_id=self.pad_id)
         self._stop_tensor = torch.tensor(self.stop_ids, device=self.device)
         self._configs: dict[Generation, Any] = {}
+        self._following = Following([str(self.dtype).removeprefix("torch.")])
 
     def answer(self, requests: Sequence[Request], generation: Generation) -> list[Output]:
         """One Output a request, in order. Requests that fail carry their error; the others are not disturbed."""
@@ -112,14 +116,21 @@ class TorchVisionLanguage:
 
         Numpy float32 of shape (len(tokens), vocabulary). Raises ItemError.
         """
+        prepared = self.prepare(request)
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        check_tokens(tokens, vocabulary, prepared.length, self.limit)
+        at_once, by_step = (functools.partial(each, self._collate([prepared])) for each in (self._at_once, self._by_step))
+        return self._following(tuple(prepared.arrays), tokens, at_once, by_step)
+
+    def _at_once(self, prompt: Mapping[str, Any], tokens: Sequence[int]):
+        """The logits from one pass over prompt and tokens."""
         import torch
 
-        prepared = self.prepare(request)
-        batch = self._collate([prepared])
+        batch = dict(prompt)
         for name in PER_TOKEN:
             if name in batch:
                 more = (
-                    torch.tensor([list(tokens[:-1])])
+                    torch.tensor([list(tokens[:-1])], dtype=batch[name].dtype)
                     if name == "input_ids"
                     else torch.full((1, len(tokens) - 1), name == "attention_mask")
                 )
@@ -128,6 +139,22 @@ class TorchVisionLanguage:
             batch["logits_to_keep"] = len(tokens)  # a long prompt with a large vocabulary would take gigabytes
         with torch.inference_mode():
             return self.model(**batch).logits[0, -len(tokens) :].float().cpu().numpy()
+
+    def _by_step(self, prompt: Mapping[str, Any], tokens: Sequence[int]):
+        """The logits from ``generate``, which is made to choose the tokens."""
+        import torch
+        from transformers import GenerationConfig
+
+        found: list[Any] = []
+
+        def choose(ids: Any, logits: Any):
+            found.append(logits[0].float().cpu())
+            return torch.full_like(logits, -torch.inf).index_fill_(1, torch.tensor([tokens[len(found) - 1]], device=ids.device), 0)
+
+        settings = GenerationConfig(max_new_tokens=len(tokens), do_sample=False, pad_token_id=self.pad_id)
+        with torch.inference_mode():
+            self.model.generate(**prompt, generation_config=settings, logits_processor=[choose])
+        return torch.stack(found).numpy()
 
     def describe(self) -> dict[str, Any]:
         """What was really loaded."""

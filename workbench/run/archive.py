@@ -40,8 +40,9 @@ STORED_AS_IT_IS = ("media", "tensors")
 def pack(runs: Sequence[Run], target: Path) -> list[str]:
     """Write the runs into one zip, each in a folder of its name; returns the names of files that were left out.
 
-    Names are sorted, times and permissions fixed: the same runs give the same bytes. The zip is read back before it gets
-    its name. Raises BundleError: two runs of one name, an unfinished run, another file at ``target``, no space.
+    Names are sorted, times and permissions fixed: the same runs give the same bytes, whatever the machine, as long as its
+    zlib packs alike (zlib-ng does not; what unpacks is the same). The zip is read back before it gets its name.
+    Raises BundleError: two runs of one name, an unfinished run, another file at ``target``, no space.
     """
     folders: dict[str, Run] = {}
     for run in runs:

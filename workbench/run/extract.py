@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import BundleError, UsageError
-from workbench.fingerprint import of_json
+from workbench.fingerprint import of_file, of_json
 from workbench.metrics.stats import wilson
 from workbench.models import options
 from workbench.models.loading import open_vision_language
 from workbench.models.source import identify
 from workbench.run import journal
-from workbench.run.bundle import Run
+from workbench.run.bundle import CHECKED_FILES, Run
 from workbench.run.finalise import finalise
 from workbench.run.progress import Progress, Silent
 from workbench.run.rescore import complete_run, task_and_samples
@@ -143,7 +143,7 @@ def extract(
         bundle.event(
             "extracted", **who.summary(), identity=dict(who.identity), errors=errors, replaced=said, before=before, after=after
         )
-        bundle.finish(final, results, task={**bundle.manifest["task"], "scorer": results["scorer"]})
+        bundle.finish(final, results)
     return {**results, "errors": errors, "was_complete": False}
 
 
@@ -178,8 +178,6 @@ def judge(folder: Path, model: str | ModelSpec, *, name: str | None = None, prog
                 **({"error": dict(output.error)} if output.error else {}),
             }
             kept.append(made[question.id])
-        if not pending and path.is_file():
-            return {**json.loads(path.read_bytes()), "was_complete": True}
         found = {
             each: {name: made[each][name] for name in ("verdict", "reply", "finish", "error") if name in made[each]}
             if each in questions
@@ -187,9 +185,19 @@ def judge(folder: Path, model: str | ModelSpec, *, name: str | None = None, prog
             for each in lines
         }
         judged = judgement(who, run, found)
+        if not pending and stored_json(path) == judged:
+            return {**judged, "was_complete": True}
         journal.write_json(path, judged)
         bundle.event("judged", **who.summary(), headline=judged["headline"], errors=judged["errors"])
     return {**judged, "was_complete": False}
+
+
+def stored_json(path: Path) -> Any:
+    """What a JSON file holds; None when it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def judgement(who: Reader, run: Run, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -267,7 +275,9 @@ def is_reply(record: Mapping[str, Any] | None, of: str) -> bool:
 def is_settled(run: Run) -> bool:
     """Whether lines, results and manifest were all written: a process may have died between them."""
     about = run.results.get("extractor")
-    return about is not None and run.results["scorer"] == run.manifest["task"]["scorer"] == prompts.scorer_label(about)
+    if about is None or any(of_file(run.folder / name) != run.manifest.get("checksums", {}).get(name) for name in CHECKED_FILES):
+        return False
+    return run.results["scorer"] == run.manifest["task"]["scorer"] == prompts.scorer_label(about)
 
 
 def announce(

@@ -80,6 +80,7 @@ def merged_manifest(shards: Shards) -> dict[str, Any]:
         "run_key": run_key(key),
         "key": key,
         "asked": asked,
+        "task": {**first["task"], "scorer": shards.results["scorer"]},
         "n": len(shards.lines),
         "merged": [{"name": run.name, "run_key": run.manifest["run_key"]} for run in runs],
     }

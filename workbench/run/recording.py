@@ -20,12 +20,15 @@ from workbench.run.journal import write_atomically
 from workbench.run.key import ASKING_ERRORS
 from workbench.run.plan import Plan
 from workbench.run.progress import Progress
-from workbench.run.token_records import OWN, record_of, recorded_items, write_tokens
+from workbench.run.token_records import OWN, record_of, recorded_tokens, write_tokens
 from workbench.run.writer import BundleWriter
 from workbench.types import Media, ModelSpec, Sample
 
 KINDS = ("tokens", "inputs", "media")
 ITEMS_A_PART = 64
+SHOWN = 20
+"""So many failures are named in the bundle's events."""
+
 BYTES_A_PART = 64 * 2**20
 
 
@@ -39,6 +42,8 @@ class Recorder:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
             raise UsageError(f"cannot record {unknown[0]!r}", why=f"known: {', '.join(KINDS)}", fix="--record tokens")
+        if todo.spec.backend == "server" and (blind := [kind for kind in kinds if kind != "media"]):
+            raise cannot_record("server", blind[0])
         self.todo, self.folder, self.kinds = todo, folder, [kind for kind in KINDS if kind in kinds]
         self.followed = OWN if follow is None or follow.manifest["run_key"] in own_keys(folder) else follow.manifest["run_key"][:12]
         self.follow = None if self.followed == OWN else follow
@@ -49,16 +54,28 @@ class Recorder:
         good = [sample for sample in self.todo.samples if (line := lines.get(sample.id)) and line["output"]["finish"] != "error"]
         found: dict[str, list[Sample]] = {}
         if "tokens" in self.kinds:
-            done = recorded_items(self.tensors, self.followed)
+            # A record is done only if it follows these tokens: the followed run may have been made anew under the same key.
+            done = recorded_tokens(self.tensors, self.followed)
             tokens = self.tokens_to_follow(lines)
-            found["tokens"] = [sample for sample in good if sample.id in tokens and sample.id not in done]
+            if self.follow is not None and good and not tokens:
+                raise nothing_to_follow(self.follow, "it asked other questions than this run")
+            found["tokens"] = [sample for sample in good if sample.id in tokens and done.get(sample.id) != tokens[sample.id]]
         if "inputs" in self.kinds:
             done = recorded_inputs(self.tensors)
             found["inputs"] = [sample for sample in good if sample.id not in done]
         if "media" in self.kinds:
             have = {path.stem for path in (self.folder / "media").glob("*.*")}
-            found["media"] = [sample for sample in good if set(((lines[sample.id].get("input")) or {}).get("media", ["?"])) - have]
+            found["media"] = [sample for sample in good if not have.issuperset(self.media_of(sample, lines[sample.id]))]
         return {kind: samples for kind, samples in found.items() if samples}
+
+    def media_of(self, sample: Sample, line: Mapping[str, Any]) -> list[str]:
+        """The hashes of an item's images; a line of schema 1 has none, so the task is asked."""
+        if line.get("input") is not None:
+            return line["input"]["media"]
+        try:
+            return [media.sha256 for media in self.todo.task.ask(sample).inputs.get("images", ())]
+        except ASKING_ERRORS:
+            return ["unknown"]
 
     def tokens_to_follow(self, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
         """The followed tokens by item id: of the same question alone, and never an empty answer."""
@@ -75,22 +92,22 @@ class Recorder:
         """Make what is missing; ``model()`` opens the model, and is called only when it is needed."""
         for kind, samples in self.missing(lines).items():
             if kind != "media" and not hasattr(model(), "follow"):
-                raise UsageError(
-                    f"{self.todo.spec.backend} models cannot record {kind}",
-                    why="the runtime shows neither the model's logits nor its inputs",
-                    fix="leave --record out, or use --record media",
-                )
+                raise cannot_record(self.todo.spec.backend, kind)
             progress.start(f"{self.todo.task.name}  {self.todo.spec.label}  recording {kind}", len(samples), 0)
             try:
                 failed = getattr(self, f"record_{kind}")(samples, lines, model, progress)
             finally:
                 progress.finish()
+            if failed:
+                name, why = next(iter(failed.items()))
+                progress.say(f"{kind}: {len(failed)} of {len(samples)} items have no record; the first is {name}: {why}")
             bundle.event(
                 "recorded",
                 record=kind,
                 followed=self.followed if kind == "tokens" else None,
                 n=len(samples) - len(failed),
-                failed=failed,
+                n_failed=len(failed),
+                failed=dict(list(failed.items())[:SHOWN]),
             )
 
     def record_tokens(
@@ -103,7 +120,7 @@ class Recorder:
             for number, sample in enumerate(samples, 1):
                 try:
                     part[sample.id] = record_of(tokens[sample.id], model().follow(self.todo.task.ask(sample), tokens[sample.id]))
-                except (*ASKING_ERRORS, IndexError, RuntimeError) as error:
+                except Exception as error:  # noqa: BLE001  whatever one item raises is its own failure, not the recording's
                     failed[sample.id] = f"{type(error).__name__}: {error}"[:300]
                 if len(part) == ITEMS_A_PART:
                     write_tokens(self.tensors, self.followed, part)
@@ -126,7 +143,7 @@ class Recorder:
             for number, sample in enumerate(samples, 1):
                 try:
                     part[sample.id] = as_arrays(model().prepare(self.todo.task.ask(sample)))
-                except (*ASKING_ERRORS, RuntimeError) as error:
+                except Exception as error:  # noqa: BLE001  as above
                     failed[sample.id] = f"{type(error).__name__}: {error}"[:300]
                     continue
                 size += sum(array.nbytes for array in part[sample.id].values())
@@ -187,6 +204,8 @@ def find_followed(sources: Sequence[str | Path], runs: Path, todo: Plan) -> Run 
         path = Path(source)
         if (path / "manifest.json").is_file() or path.is_file():
             found += Run.open(path)
+        elif path.parent.is_file():  # one run of a zip
+            found.append(Run(path))
         elif path.is_dir():
             found += [Run(folder) for folder, _ in find_bundles(path) if "~" not in folder.name]
         elif is_model(todo.asked, str(source)):
@@ -205,7 +224,24 @@ def find_followed(sources: Sequence[str | Path], runs: Path, todo: Plan) -> Run 
     if len(models) > 1:
         raise UsageError("runs of several models could be followed", why="; ".join(models), fix=f"--follow {models[0].split()[0]}")
     same = todo.key["data"]["items"]
-    return max(fitting, key=lambda run: (run.manifest["key"]["data"]["items"] == same, run.manifest.get("finished") or ""))
+    best = max(fitting, key=lambda run: (run.manifest["key"]["data"]["items"] == same, run.manifest.get("finished") or ""))
+    known = {sample.id for sample in todo.samples}
+    if not any(line["output"].get("tokens") for line in best.iter_items() if line["id"] in known):
+        why = "it is redacted" if best.manifest.get("redacted") else "it holds none for these items (a server's runs never do)"
+        raise nothing_to_follow(best, why)
+    return best
+
+
+def nothing_to_follow(run: Run, why: str) -> UsageError:
+    return UsageError(f"{run.name} has no tokens to follow", why=why, fix="--follow a torch or MLX run of the same items")
+
+
+def cannot_record(backend: str, kind: str) -> UsageError:
+    return UsageError(
+        f"{backend} models cannot record {kind}",
+        why="the runtime shows neither the model's logits nor its inputs",
+        fix="leave --record out, or use --record media",
+    )
 
 
 def is_model(asked: Mapping[str, Any], text: str) -> bool:

@@ -62,10 +62,11 @@ class Session:
     def __init__(self, todo: Plan, bundle: BundleWriter, progress: Progress, retry_errors: bool, opened: OpenModel):
         self.todo, self.bundle, self.progress, self.opened = todo, bundle, progress, opened
         self.lines: dict[str, dict[str, Any]] = {}
-        known = {sample.id for sample in todo.samples}
+        known = {sample.id: sample for sample in todo.samples}
         for line in journal.read(bundle.folder / "samples.jsonl"):
             if line["id"] in known:
-                self.lines[line["id"]] = line
+                # Lines of schema 1 have no strata; beside lines that have them, those would be of a part of the run.
+                self.lines[line["id"]] = {**line, "groups": line.get("groups") or strata(todo.task, known[line["id"]])}
         if retry_errors:
             self.lines = {name: line for name, line in self.lines.items() if line["output"]["finish"] != "error"}
         if not (bundle.folder / "artifact.json").exists():
@@ -191,7 +192,7 @@ def line_of(task: Task, sample: Sample, request: Request | None, input_hash: str
     return {
         "id": sample.id,
         "group": sample.group,
-        "groups": [[axis, str(name)] for axis, name in task.groups(sample)],
+        "groups": strata(task, sample),
         "input_hash": input_hash,
         "input": {
             "text": None if request is None else str(request.inputs.get("text", "")),
@@ -203,6 +204,10 @@ def line_of(task: Task, sample: Sample, request: Request | None, input_hash: str
         "score": score_json(score),
         "timing": None if output.timing is None else asdict(output.timing),
     }
+
+
+def strata(task: Task, sample: Sample) -> list[list[str]]:
+    return [[axis, str(name)] for axis, name in task.groups(sample)]
 
 
 def plain(value: Any) -> Any:

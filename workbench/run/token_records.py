@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -101,30 +102,67 @@ def items_of(path: Path) -> list[list[Any]]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return json.loads(file.metadata()["items"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            items = json.loads(file.metadata()["items"])
+        if not all(isinstance(name, str) and isinstance(length, int) and length >= 0 for name, length in items):
+            raise ValueError("its list of items holds something else")
+        return items
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{path.name} cannot be read", why=str(error)[:200], fix=f"remove {path.name} and record again"
         ) from error
 
 
-def recorded_items(folder: Path | None, followed: str) -> set[str]:
-    """The ids of the items that have a record."""
-    return {name for path in parts_of(folder, f"tokens-{followed}") for name, _ in items_of(path)}
+def recorded_tokens(folder: Path | None, followed: str) -> dict[str, list[int]]:
+    """The tokens that each item's record follows, by id. Raises BundleError for a damaged part."""
+    found: dict[str, list[int]] = {}
+    for path in parts_of(folder, f"tokens-{followed}"):
+        found |= {name: tokens.tolist() for name, tokens in tokens_in(path)}
+    return found
+
+
+def tokens_in(path: Path) -> list[tuple[str, Any]]:
+    """(item id, the tokens that were followed) of one part. Raises BundleError when its header and arrays do not fit."""
+    from safetensors import SafetensorError, safe_open
+
+    items = items_of(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tokens = file.get_tensor("tokens")
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path.name} cannot be read", why=str(error)[:200], fix="record again") from error
+    ends = list(accumulate(length for _, length in items))
+    if (ends[-1] if ends else 0) != len(tokens):
+        raise BundleError(f"{path.name} is damaged", why="its header and its arrays differ in length", fix="record again")
+    return [(name, tokens[end - length : end]) for (name, length), end in zip(items, ends, strict=True)]
 
 
 def read_tokens(folder: Path | None, followed: str) -> dict[str, TokenRecord]:
     """All records of a bundle that follow ``followed``, by item id; {} when there are none. Raises BundleError for a damaged part."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     found: dict[str, TokenRecord] = {}
     for path in parts_of(folder, f"tokens-{followed}"):
-        items = items_of(path)
-        arrays = load_file(path)
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"{path.name} cannot be read", why=str(error)[:200], fix="record again") from error
+        items = tokens_in(path)
+        if why := misfit({kind: array.shape for kind, array in arrays.items()}):
+            raise BundleError(f"{path.name} is damaged", why=why, fix="record again")
         start = 0
-        if sum(length for _, length in items) != len(arrays["tokens"]):
-            raise BundleError(f"{path.name} is damaged", why="its header and its arrays differ in length", fix="record again")
-        for name, length in items:
-            found[name] = TokenRecord(**{kind: array[start : start + length] for kind, array in arrays.items()})
-            start += length
+        for name, tokens in items:
+            end = start + len(tokens)
+            found[name] = TokenRecord(**{kind: array[start:end] for kind, array in arrays.items()})
+            start = end
     return found
+
+
+def misfit(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """What the arrays of a part lack to be token records, from their shapes; None when nothing."""
+    kinds = {"logprobs": 2} if "logprobs" in shapes else {"top_ids": 2, "top_logprobs": 2, "rest": 1}
+    wanted = {"tokens": 1, "followed": 1, **kinds}
+    if set(shapes) != set(wanted):
+        return f"it holds {', '.join(sorted(shapes)) or 'nothing'}, not {', '.join(wanted)}"
+    wrong = [name for name, axes in wanted.items() if len(shapes[name]) != axes or shapes[name][0] != shapes["tokens"][0]]
+    return f"{wrong[0]} has the shape {tuple(shapes[wrong[0]])}" if wrong else None

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import BundleError, WorkbenchError
 from workbench.fingerprint import of_file
+from workbench.run import journal
 from workbench.run.bundle import BUNDLE_FILES, CHECKED_FILES, MEDIA_NAME, Run, belongs, migrate, run_key
 from workbench.run.lines import problem
 from workbench.run.rederive import differing, from_lines, officially, scorer_of
+from workbench.run.token_records import OWN, items_of, misfit, recorded_tokens
 
 Level = Literal["ok", "note", "failed"]
 BROKEN = (WorkbenchError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -61,7 +63,7 @@ def verify(run: Run, task: str | None = None) -> list[Finding]:
     """
     found = [check_manifest(run), *check_files(run)]
     lines, media, about_lines = check_lines(run)
-    found += [about_lines, check_checksums(run), *check_media(run, media), *check_tensors(run)]
+    found += [about_lines, check_checksums(run), *check_media(run, media), *check_tensors(run, lines)]
     if any(each.level == "failed" for each in (found[0], about_lines)):
         return [*found, Finding("note", "results", "not worked out again: manifest or lines are damaged")]
     return [*found, *check_results(run, lines, task)]
@@ -122,11 +124,17 @@ def check_files(run: Run) -> list[Finding]:
     strange = [path.name for path in run.folder.iterdir() if not path.name.startswith(".") and not known(path)]
     if strange:
         found.append(Finding("note", "files", f"no part of a bundle: {listed(strange)}"))
-    for name in ("environment.json", "results.json", "artifact.json"):
+    for path in sorted(
+        path for path in run.folder.iterdir() if belongs(path.name) and path.name not in ("manifest.json", "samples.jsonl")
+    ):
         try:
-            run._json(name)
-        except BundleError as error:
-            found.append(Finding("failed", "files", str(error.what)))
+            if path.suffix == ".json":
+                run._json(path.name)
+            else:
+                for _ in journal.read(path):
+                    pass
+        except (BundleError, RecursionError) as error:
+            found.append(Finding("failed", "files", brief(error)))
     return found
 
 
@@ -215,26 +223,57 @@ def check_media(run: Run, named: set[str]) -> list[Finding]:
     return found or [Finding("ok", "media", f"{len(named)} images, bytes as named")]
 
 
-def check_tensors(run: Run) -> list[Finding]:
-    """Every tensor file can be opened: its header is whole, and its data are as long as that says."""
+def check_tensors(run: Run, lines: Mapping[str, Any]) -> list[Finding]:
+    """Every tensor file is whole, its records are of this run's items, and those of its own answers hold their tokens."""
     if run.tensors is None:
         return []
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
         return [Finding("note", "tensors", "not looked at: pip install safetensors")]
-    paths, broken = sorted(run.tensors.iterdir()), []
+    paths = sorted(path for path in run.tensors.iterdir() if not path.name.startswith("."))
+    broken = []
     for path in paths:
-        if path.name.startswith("."):
-            continue
         try:
             if path.is_symlink() or not belongs(f"tensors/{path.name}"):
                 raise OSError("no file of a bundle")
             with safe_open(path, "numpy") as file:
-                file.keys()
-        except (SafetensorError, OSError) as error:
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  no mapping
+            if why := about_records(path, shapes, lines):
+                raise OSError(why)
+        except (SafetensorError, OSError, BundleError) as error:
             broken.append(f"{path.name} ({brief(error)})")
-    return [Finding("failed", "tensors", listed(broken)) if broken else Finding("ok", "tensors", f"{len(paths)} files")]
+    if broken:
+        return [Finding("failed", "tensors", listed(broken))]
+    if other := other_tokens(run):
+        return [Finding("failed", "tensors", f"{len(other)} token records are of other answers: {listed(other)}")]
+    return [Finding("ok", "tensors", f"{len(paths)} files")]
+
+
+def about_records(path: Path, shapes: Mapping[str, Sequence[int]], lines: Mapping[str, Any]) -> str | None:
+    """What is wrong with a part of a recording; None when nothing, or when it is another kind of file."""
+    kind = (
+        "tokens" if re.fullmatch(r"tokens-.+-\d{5}", path.stem) else "inputs" if re.fullmatch(r"inputs-\d{5}", path.stem) else None
+    )
+    if kind is None:
+        return None
+    items = items_of(path)
+    if kind == "tokens" and (why := misfit(shapes)):
+        return why
+    if kind == "tokens" and sum(length for _, length in items) != shapes["tokens"][0]:
+        return "its header and its arrays differ in length"
+    unknown = next((name for name, _ in items if name not in lines), None)
+    return None if unknown is None else f"the run has no item {unknown!r}"
+
+
+def other_tokens(run: Run) -> list[str]:
+    """The items whose record of their own answer follows other tokens than the answer has."""
+    recorded = recorded_tokens(run.tensors, OWN)
+    try:
+        own = ((line["id"], line["output"].get("tokens")) for line in (run.iter_items() if recorded else ()))
+        return [name for name, tokens in own if name in recorded and recorded[name] != tokens]
+    except BROKEN:
+        return []  # damaged lines are a finding of their own
 
 
 def check_results(run: Run, lines: Mapping[str, Mapping[str, Any]], task: str | None) -> list[Finding]:

@@ -168,11 +168,15 @@ class BundleWriter:
         self.manifest["status"] = "running"
         journal.write_json(self.folder / "manifest.json", self.manifest)
 
-    def finish(self, lines: list[dict[str, Any]], results: Mapping[str, Any], **summary: Any) -> None:
-        """Compact the journal to one final line an item, write the results, and only then call the run complete."""
+    def finish(self, lines: list[dict[str, Any]], results: Mapping[str, Any]) -> None:
+        """Compact the journal to one final line an item, write the results, and only then call the run complete.
+
+        The manifest names the scorer that the results name: extractions change it, and answers made after them do again.
+        """
         self._samples.close()
         journal.write_atomically(self.folder / "samples.jsonl", (journal.encode(line) for line in lines))
         journal.write_json(self.folder / "results.json", results)
         checksums = {name: of_file(self.folder / name) for name in ("samples.jsonl", "results.json")}
-        self.manifest |= {"status": "complete", "finished": now(), "checksums": checksums, **summary}
+        task = {**self.manifest["task"], "scorer": results["scorer"]}
+        self.manifest |= {"status": "complete", "finished": now(), "checksums": checksums, "task": task}
         journal.write_json(self.folder / "manifest.json", self.manifest)
