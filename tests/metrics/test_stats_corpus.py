@@ -102,7 +102,7 @@ def test_ratio_interval_of_right_or_wrong_is_never_narrower_than_tango():
 
 def test_ratio_interval_where_a_side_scores_nothing():
     assert ratio_interval([0.0, 0.0], [1.0, 0.0]) is None
-    low, high = ratio_interval([0.5, 0.7, 0.6], [0.0, 0.0, 0.0])
+    low, high = ratio_interval([0.5, 0.7, 0.6, 0.2, 0.1, 0.3], [0.0] * 6)
     assert (low, high) == (0, 0)
     low, high = ratio_interval([0.5, 0.0, 0.0], [0.4, 0.3, 0.2])
     assert low >= 0 and high == inf  # some draws hold only items on which the reference scores 0
@@ -110,3 +110,9 @@ def test_ratio_interval_where_a_side_scores_nothing():
         ratio_interval([-0.1, 0.2], [0.1, 0.2])
     with pytest.raises(ValueError):
         ratio_interval([0.1], [0.1, 0.2])
+
+
+def test_a_ratio_on_a_scale_is_not_certain_of_five_equal_items():
+    low, high = ratio_interval([0.5, 0.6, 0.7, 0.4, 0.3], [0.5, 0.6, 0.7, 0.4, 0.3])
+    bounds = tango(0, 0, 5, 0.90)
+    assert (low, high) == pytest.approx((1 + bounds[0] / 0.5, 1 + bounds[1] / 0.5))

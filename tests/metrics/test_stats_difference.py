@@ -142,3 +142,27 @@ def test_a_hundred_thousand_items_are_quick():
             paired_difference(reference, candidate, groups)
             times.append(time.process_time() - began)
         assert min(times) < 0.1
+
+
+@pytest.mark.parametrize("n", [2, 5, 100])
+def test_hardly_any_spread_on_a_scale_is_no_certainty(n):
+    """One item of five that moves by 1e-9 says no more than none that moves; a common shift says no more either."""
+    before = np.linspace(0.2, 0.8, n)
+    still = paired_difference(before, before)
+    assert still.interval90 == tango(0, 0, n, 0.90)
+    moved = before.copy()
+    moved[0] += 1e-9
+    assert paired_difference(before, moved).high90 > 0.7 * still.high90 * (n - 1) / n
+    shifted = paired_difference(before, before - 0.01)
+    assert shifted.high90 - shifted.low90 == pytest.approx(still.high90 - still.low90)
+
+
+def test_scores_that_all_move_keep_the_t_interval():
+    before = np.linspace(0.2, 0.8, 30)
+    change = 0.01 * np.sin(np.arange(30.0))
+    found = paired_difference(before, before + change)
+    assert found.interval90 == pytest.approx(t_interval(change, 0.90)) and found.method == "t interval"
+
+
+def test_items_needed_without_a_change_on_a_scale():
+    assert paired_difference([0.5, 0.25, 0.3], [0.5, 0.25, 0.3]).items_needed(0.02) == 133

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.parity.bundles import lines_of, make_run
+from tests.parity.bundles import lines_of, make_run, rewrite
 from workbench.cli.main import main
-from workbench.errors import UsageError
+from workbench.errors import BundleError, UsageError
 from workbench.parity.sides import read_sides
+from workbench.run.archive import pack
 
 
 def test_runs_of_one_model_on_several_tasks_are_one_side(tmp_path):
@@ -39,8 +40,47 @@ def test_shards_of_one_run_are_one_side(tmp_path):
 
 def test_a_run_given_twice_is_no_second_model(tmp_path):
     run = make_run(tmp_path, "torch:a", lines_of(3, 1))
-    labels = [side.label for side in read_sides([run.folder, run.folder])]
-    assert labels == [f"torch:a ({run.name})", f"torch:a ({run.name}) #2"]
+    (tmp_path / "zips").mkdir()
+    pack([run], tmp_path / "zips" / "a.zip")
+    (side,) = read_sides([run.folder, tmp_path, tmp_path / "zips" / "a.zip"])
+    assert side.label == "torch:a" and [each.name for each in side.all_runs] == [run.name]
+
+
+def test_shards_are_left_out_beside_the_run_they_were_merged_to(tmp_path):
+    lines = lines_of(6, 2)
+    shards = [
+        make_run(tmp_path, "torch:a", part, shard=f"{number}/2", data__items=f"i{number}")
+        for number, part in ((1, lines[:4]), (2, lines[4:]))
+    ]
+    whole = make_run(tmp_path, "torch:a", lines, data__items="i3")
+    merged = [{"name": run.name, "run_key": run.manifest["run_key"]} for run in shards]
+    rewrite(whole, "manifest.json", lambda manifest: manifest | {"merged": merged})
+    (side,) = read_sides([tmp_path])
+    assert [run.name for run in side.all_runs] == [whole.name]
+
+
+def test_shards_of_another_division_are_another_side(tmp_path):
+    for shard in ("1/2", "2/2", "1/3"):
+        make_run(tmp_path, "torch:a", lines_of(3, 1), shard=shard, data__items=shard)
+    assert sorted(len(side.all_runs) for side in read_sides([tmp_path])) == [1, 2]
+
+
+def test_a_reference_that_is_several_is_refused_and_a_run_or_a_label_names_it(tmp_path):
+    runs = [make_run(tmp_path, "torch:a", lines_of(3, 1), options={"dtype": dtype}) for dtype in ("float16", "float32")]
+    with pytest.raises(UsageError, match="no single reference") as error:
+        read_sides([tmp_path], reference="torch:a")
+    assert "dtype float16" in error.value.why
+    for run in runs:
+        assert read_sides([tmp_path], reference=run.name)[0].all_runs[0].name == run.name
+    assert read_sides([tmp_path], reference="torch:a (dtype float32)")[0].all_runs[0].name == runs[1].name
+
+
+def test_a_damaged_run_in_a_folder_is_not_passed_over(tmp_path):
+    make_run(tmp_path, "torch:a", lines_of(3, 1))
+    damaged = make_run(tmp_path, "mlx:a", lines_of(3, 1))
+    (damaged.folder / "manifest.json").write_text("{")
+    with pytest.raises(BundleError, match=damaged.name):
+        read_sides([tmp_path])
 
 
 @pytest.mark.parametrize(

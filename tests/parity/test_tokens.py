@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy
 import pytest
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
 import workbench as wb
-from tests.parity.bundles import line, make_run
+from tests.parity.bundles import line, make_run, rewrite
 from workbench.errors import BundleError
 from workbench.run.token_records import TOP, WHOLE_VOCABULARY, read_tokens, record_of, write_tokens
 
@@ -74,6 +76,23 @@ def test_records_of_other_tokens_are_not_compared(tmp_path):
     assert rung.status == "not run" and "--record tokens --follow torch:a" in rung.fix
 
 
+def test_what_to_type_is_quoted_and_a_server_is_asked_for_nothing(tmp_path):
+    lines = [line("1", 1.0)]
+    odd = make_run(tmp_path, "torch:a?x=1; rm -rf ~", lines)
+    fix = wb.compare(odd, make_run(tmp_path, "mlx:a", lines)).rung(4).fix
+    assert "--model 'torch:a?x=1; rm -rf ~' --record" in fix and "--follow 'torch:a?x=1; rm -rf ~'" in fix
+    server = make_run(tmp_path, "server:m@http://x", lines, evidence="server", model__weights=None)
+    found = wb.compare(odd, server)
+    assert found.rung(4).fix is None and found.rung(1).status == "not run" and found.verdict.name == "INCONCLUSIVE"
+
+
+def test_reference_evidence_has_no_times(tmp_path):
+    runs = [make_run(tmp_path, name, [line("1", 1.0)], evidence="reference") for name in ("torch:a", "onnx:a")]
+    assert wb.compare(*runs).rung(6).status == "not run"
+    mixed = wb.compare(runs[0], make_run(tmp_path, "mlx:a", [line("1", 1.0)])).rung(6)
+    assert mixed.finding.startswith("Median item no timing and 10.0 ms") and mixed.facts["tasks"]["made"][0].keys() == {"size"}
+
+
 def test_free_running_divergence_is_information(tmp_path):
     reference = make_run(tmp_path, "torch:a", [line(str(place), 1.0) for place in range(4)])
     parted = [line("0", 1.0, **{"output.tokens": [5, 9, 1]}), *(line(str(place), 1.0) for place in range(1, 4))]
@@ -87,3 +106,55 @@ def test_a_damaged_part_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(BundleError, match="tokens-own-00000"):
         read_tokens(tmp_path / "tensors", "own")
+
+
+def test_an_excluded_token_breaks_the_rung_and_is_counted(tmp_path):
+    first, _ = logits_of(5, 50, 4, 0.0)
+    second = [each.copy() for each in first]
+    second[0][1, TOKENS[1]] = -numpy.inf
+    second[1][2, 9] = numpy.nan
+    rung = compared(tmp_path, first, second).rung(4)
+    assert rung.status == "different" and rung.facts["not_finite"] == 2 and rung.facts["positions"] == 15
+    assert rung.finding.startswith("2 of 15 positions are left out") and rung.facts["kl_mean"] == 0
+    assert numpy.isfinite(rung.facts["log_perplexity_ratio"]) and rung.tables[0].rows[0][2] == numpy.inf
+
+
+def test_records_without_any_number_break_the_rung(tmp_path):
+    first, second = logits_of(4, 50, 5, 0.0)
+    rung = compared(tmp_path, first, [each * numpy.nan for each in second]).rung(4)
+    assert rung.status == "different" and "No position has probabilities in both records" in rung.finding
+
+
+def test_whole_against_truncated_and_another_vocabulary(tmp_path):
+    first, _ = logits_of(4, 50, 6, 0.0)
+    wider = [numpy.concatenate([each, numpy.full((3, 10), -30.0, numpy.float32)], axis=1) for each in first]
+    rung = compared(tmp_path / "a", first, wider).rung(4)
+    assert rung.facts["kl_is_lower_bound"] is True and rung.facts["top1_agreement"] == 1 and rung.facts["kl_mean"] < 1e-6
+    large = [numpy.concatenate([each, numpy.full((3, WHOLE_VOCABULARY), -30.0, numpy.float32)], axis=1) for each in first]
+    rung = compared(tmp_path / "b", first, large).rung(4)
+    assert rung.facts["kl_is_lower_bound"] is True and 0 <= rung.facts["kl_mean"] < 1e-6 and rung.facts["top1_agreement"] == 1
+
+
+def test_a_merged_reference_is_known_by_the_keys_of_its_shards(tmp_path):
+    first, second = logits_of(4, 50, 7, 0.1)
+    lines = [line(str(place), 1.0) for place in range(4)]
+    shards = ["5" * 64, "6" * 64]
+    reference, candidate = make_run(tmp_path, "torch:a", lines), make_run(tmp_path, "mlx:a", lines, backend__name="mlx")
+    rewrite(reference, "manifest.json", lambda found: found | {"merged": [{"name": "s", "run_key": each} for each in shards]})
+    write_tokens(reference.folder / "tensors", "own", {str(place): record_of(TOKENS, each) for place, each in enumerate(first)})
+    for place, each in enumerate(second):
+        write_tokens(candidate.folder / "tensors", shards[place % 2][:12], {str(place): record_of(TOKENS, each)})
+    assert wb.compare(reference.folder, candidate).rung(4).facts["items"] == 4
+
+
+@pytest.mark.parametrize("damage", ["widths", "twice"])
+def test_records_that_do_not_fit_are_no_traceback(tmp_path, damage):
+    from safetensors.numpy import load_file, save_file
+
+    comparison = compared(tmp_path, *logits_of(4, WHOLE_VOCABULARY + 1, 8, 0.1))
+    path = next(comparison.candidate.all_runs[0].tensors.glob("tokens-*-00000.*"))
+    arrays = load_file(path)
+    arrays["top_ids"] = arrays["top_ids"][:, 1:].copy() if damage == "widths" else numpy.zeros_like(arrays["top_ids"])
+    save_file(arrays, path, {"items": json.dumps([[str(place), 3] for place in range(3)])})
+    with pytest.raises(BundleError, match="token records of torch:a and mlx:a"):
+        wb.compare(comparison.reference.all_runs[0], comparison.candidate.all_runs[0])

@@ -121,7 +121,7 @@ def test_another_prompt_is_shown_in_words(tmp_path, reference):
     lines = lines_of(300, 100)
     lines[7] |= {"input_hash": "other", "input": {**lines[7]["input"], "text": "Question 7, please?"}}
     sentence = wb.compare(reference, make_run(tmp_path, "mlx:a", lines)).verdict.sentence
-    assert "task.prompt (1 items, first 7): Question 7? and Question 7, please?" in sentence
+    assert "task.prompt (1 item 7): Question 7? and Question 7, please?" in sentence
 
 
 def test_items_on_one_side_only_are_listed_and_not_compared(tmp_path, reference):
@@ -186,6 +186,20 @@ def test_gate(tmp_path, reference, capsys):
     assert code("mlx:c", lines_of(300, 100, **{"input.seen.prompt": "another"})) == 1
     assert "different inputs" in capsys.readouterr().out.split("gate:")[1]
     assert code("mlx:d", lines_of(300, 100), generation__max_tokens=8) == 5
+    capsys.readouterr()
+    assert code("mlx:e", lines_of(300, 100)[1:]) == 1
+    assert (
+        "1 of the items of the reference were not run on the candidate, for example made: 0"
+        in capsys.readouterr().out.split("gate:")[1]
+    )
+
+
+def test_equal_texts_that_were_scored_otherwise_are_not_the_same(tmp_path, reference):
+    lines = lines_of(300, 100)
+    for each in lines[:40]:
+        each["score"] = {**each["score"], "value": 0.0, "counts": {"correct": 0, "total": 1}}
+    found = wb.compare(reference, make_run(tmp_path, "mlx:a", lines))
+    assert found.rung(5).status == "different" and "every answer is the same text" in found.rung(5).finding
 
 
 def test_hand_edited_results_are_said(tmp_path, reference):
@@ -212,3 +226,100 @@ def test_frames_and_displays(tmp_path, reference):
     assert set(found.strata_frame()["axis"]) == {"all", "half"}
     assert "<b>" not in found._repr_html_() and "&lt;b&gt;" in found._repr_html_()
     assert found.verdict.sentence.split()[0] in str(found) and "artifact" in str(found)
+
+
+def test_one_task_of_several_that_may_not_be_compared_is_named(tmp_path):
+    runs = {
+        model: [
+            make_run(tmp_path, model, lines_of(150, 50), task__name=task, data__fingerprint=model if task == "two" else "f1")
+            for task in ("one", "two", "three")
+        ]
+        for model in ("torch:a", "mlx:a")
+    }
+    found = wb.compare(runs["torch:a"], runs["mlx:a"])
+    assert found.verdict.name == "INCOMPARABLE" and [each.field for each in found.verdict.fields] == ["data.fingerprint of two"]
+    assert "data.fingerprint of two: torch:a and mlx:a" in found.verdict.sentence
+
+
+def test_a_missing_hash_of_an_answered_item_is_no_pass(tmp_path, reference):
+    blank = lines_of(300, 100, input_hash="")
+    assert wb.compare(reference, make_run(tmp_path, "mlx:a", blank)).verdict.name == "INCOMPARABLE"
+
+
+def test_items_without_a_score_count_as_0_and_are_said(tmp_path, reference):
+    lines = lines_of(300, 100)
+    lines[0]["score"] |= {"value": None, "reason": "missing"}
+    found = wb.compare(reference, make_run(tmp_path, "mlx:a", lines))
+    assert found.overall.broke == 1 and "mlx:a: 1 item of made has no score and counts as 0" in found.notes
+
+
+def test_strata_come_from_the_side_that_has_them_and_hold_an_item_once(tmp_path):
+    old = make_run(tmp_path, "torch:a", lines_of(150, 50, groups=[]))
+    new = make_run(tmp_path, "mlx:a", lines_of(150, 50, groups=[["half", "first"], ["half", "first"]]))
+    assert {(each.name, each.paired.n) for each in wb.compare(old, new).strata} == {("all items", 200), ("first", 200)}
+
+
+def test_what_is_incomparable_is_no_claim_for_holm(tmp_path, reference, capsys):
+    paths = [str(reference.folder), str(make_run(tmp_path, "mlx:a", flipped(4, 0)).folder)]
+    assert main(["parity", *paths, "--json"]) == 1
+    paths.append(str(make_run(tmp_path, "mlx:b", lines_of(300, 100), generation__max_tokens=8).folder))
+    capsys.readouterr()
+    assert main(["parity", *paths, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["comparisons"]
+    assert [each["verdict"]["name"] for each in found] == ["DIFFERENT", "INCOMPARABLE"]
+
+
+def test_a_gate_does_not_pass_edited_answers_whose_sum_is_the_same(tmp_path, reference, capsys):
+    other = make_run(tmp_path, "mlx:a", lines_of(300, 100))
+    path = other.folder / "samples.jsonl"
+    path.write_text(path.read_text().replace('"value":"A"', '"value":"A."', 1))
+    assert main(["parity", str(reference.folder), str(other.folder), "--gate"]) == 1
+    assert "samples.jsonl changed after the run was finished" in " ".join(capsys.readouterr().out.split("gate:")[1].split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "words"),
+    [
+        ([line("0", 1.0)], {}, "1 item is too few"),
+        ([line(str(place), 1.0, group="one") for place in range(50)], {}, "all of one group, and only items of other groups"),
+        (lines_of(40, 10), {"margin": 1e-7}, "no number of items up to a billion"),
+        (lines_of(90, 10), {"relative": True}, "about 151 items"),
+    ],
+)
+def test_inconclusive_says_what_would_help(tmp_path, lines, options, words):
+    other = [*lines[:-1], {**lines[-1], "score": {**lines[-1]["score"], "value": 0.0}}] if "group" in words else lines
+    found = wb.compare(make_run(tmp_path, "torch:a", lines), make_run(tmp_path, "mlx:a", other), **options)
+    assert found.verdict.name == "INCONCLUSIVE" and words in found.verdict.sentence
+
+
+def test_json_is_json_where_an_interval_has_no_end(tmp_path, capsys):
+    runs = [make_run(tmp_path, name, [line("0", 1.0)]) for name in ("torch:a", "mlx:a")]
+    assert main(["parity", *(str(run.folder) for run in runs), "--json"]) == 4
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads(capsys.readouterr().out, parse_constant=refuse)
+
+
+def test_names_do_not_steer_the_terminal(tmp_path, reference, capsys):
+    other = make_run(tmp_path, "mlx:\x1b[2J\x07a", lines_of(300, 100))
+    assert main(["parity", str(reference.folder), str(other.folder), "--gate"]) == 0
+    assert not {"\x1b", "\x07"} & set(capsys.readouterr().out)
+
+
+def test_each_line_is_read_once(tmp_path, reference, monkeypatch):
+    """At 100,000 items a second reading costs seconds: the check of the results uses the lines that are there."""
+    from workbench.run import journal
+
+    other, read = make_run(tmp_path, "mlx:a", lines_of(300, 100)), []
+    real = journal.read
+    monkeypatch.setattr(journal, "read", lambda path: read.append(path.name) or real(path))
+    found = wb.compare(reference.folder, other.folder)
+    assert found.notes == () and read.count("samples.jsonl") == 2
+
+
+def test_a_task_may_be_called_as_a_fact_of_rung_6_is(tmp_path):
+    runs = [make_run(tmp_path, name, lines_of(3, 1), task__name="evidence") for name in ("torch:a", "mlx:a")]
+    facts = wb.compare(*runs).rung(6).facts
+    assert facts["evidence"] == ["host", "host"] and facts["tasks"]["evidence"][0]["item_median"] == 10

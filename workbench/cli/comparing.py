@@ -8,7 +8,9 @@ from typing import Any
 
 def add_options(parser: Any) -> None:
     """``--reference``, ``--margin`` or ``--relative-margin``, ``--partial``."""
-    parser.add_argument("--reference", metavar="MODEL", help="the model whose runs are the reference (default: the first run's)")
+    parser.add_argument(
+        "--reference", metavar="MODEL", help="the reference: a model's text or a run's name (default: the first run's model)"
+    )
     margin = parser.add_mutually_exclusive_group()
     margin.add_argument(
         "--margin", type=float, metavar="POINTS", help="largest difference that counts as none, in percentage points (default 2.0)"

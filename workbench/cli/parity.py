@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli.comparing import add_options, read_margin
@@ -38,7 +39,7 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "--gate",
         action="store_true",
-        help="for CI: fail (1) on anything but EQUIVALENT, on differing inputs (rung 2), and on items that fail only in the candidate",
+        help="for CI: fail (1) on anything but EQUIVALENT, on differing inputs (rung 2), on items that only the candidate lacks or fails, and on edited runs",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -46,6 +47,7 @@ def add_parser(parsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from workbench.parity.ladder import compare_all
     from workbench.parity.sides import read_sides
+    from workbench.parity.text import printable
 
     margin = read_margin(arguments)
     sides = read_sides(arguments.runs, reference=arguments.reference, partial=arguments.partial)
@@ -61,14 +63,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(
             json.dumps(
-                {"comparisons": [as_json(each) for each in comparisons], "gate": failures or None, "exit_code": worst(codes)},
+                plain(
+                    {"comparisons": [as_json(each) for each in comparisons], "gate": failures or None, "exit_code": worst(codes)}
+                ),
                 default=str,
+                allow_nan=False,
             )
         )
         return worst(codes)
     print("\n\n".join(str(each) for each in comparisons))
     for label, reasons in failures.items():
-        print(f"\ngate: {label} {'failed: ' + '; '.join(reasons) if reasons else 'passed'}")
+        print(printable(f"\ngate: {label} {'failed: ' + '; '.join(reasons) if reasons else 'passed'}"))
     reference = f" --reference {shlex.quote(arguments.reference)}" if arguments.reference else ""
     print(f"\nnext: workbench report {shlex.join(arguments.runs[:6])}{' ...' if len(arguments.runs) > 6 else ''}{reference}")
     return worst(codes)
@@ -86,8 +91,12 @@ def gate_failures(comparison: Comparison) -> list[str]:
     ]
     if errors:
         reasons.append(f"{len(errors)} items failed only in the candidate, for example {errors[0]}")
-    edited = [note for note in comparison.notes if "results.json" in note or "checksum" in note]
-    return [*reasons, *edited]
+    if missing := comparison.unpaired.get("reference"):
+        reasons.append(f"{len(missing):,} of the items of the reference were not run on the candidate, for example {missing[0]}")
+    return [
+        *reasons,
+        *(said for side in (comparison.reference, comparison.candidate) for run in side.all_runs for said in run.checked),
+    ]
 
 
 def exit_code(comparison: Comparison, failures: list[str] | None) -> int:
@@ -98,6 +107,15 @@ def exit_code(comparison: Comparison, failures: list[str] | None) -> int:
 
 def worst(codes: Sequence[int]) -> int:
     return min(codes, key=WORST_FIRST.index)
+
+
+def plain(value: Any) -> Any:
+    """Numbers that JSON has not (an interval without an end) as null."""
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def strata_of(pairs: Sequence[Pair]) -> tuple[Stratum, ...]:
             members.setdefault(("task", pair.task, pair.task), []).append(pair)
     own: dict[tuple[str, str], dict[str, list[Pair]]] = {}
     for pair in pairs:
-        for axis, name in pair.reference.get("groups") or ():
+        for axis, name in dict.fromkeys(map(tuple, pair.reference["groups"] or pair.candidate["groups"])):
             own.setdefault((OWN_AXES.get(axis, axis), pair.task), {}).setdefault(name, []).append(pair)
     for (axis, task), groups in own.items():
         members |= {(axis, name, task): group for name, group in groups.items()}
@@ -77,30 +77,36 @@ def judge(pairs: Sequence[Pair], overall: PairedDifference, margin: Margin, labe
         interval = (
             f"{signed(100 * (ratio - 1))} % of the reference's score, 90 % interval {span(bounds[0][0] - 1, bounds[0][1] - 1)}"
         )
-        share = overall.reference * share
-    needed = overall.items_needed(share) if name == INCONCLUSIVE else None
-    return Verdict(name, sentence_of(name, labels, overall, margin, interval, needed), margin, overall.n, needed)
+        share = overall.reference * (1 - margin.bounds[0])
+    needed = overall.items_needed(share) if name == INCONCLUSIVE and (overall.clusters > 1 or overall.n == 1) else None
+    if needed is not None:
+        needed = max(needed, overall.n + 1)  # a ratio's interval can be wider than the difference's, from which items are counted
+    return Verdict(name, sentence_of(name, labels, overall, margin, interval, needed, share), margin, overall.n, needed)
 
 
 def sentence_of(
-    name: str, labels: tuple[str, str], overall: PairedDifference, margin: Margin, interval: str, needed: int | None
+    name: str, labels: tuple[str, str], overall: PairedDifference, margin: Margin, interval: str, needed: int | None, share: float
 ) -> str:
-    """One plain sentence with n and margin."""
+    """One plain sentence with n and margin, which is ``share`` as a difference of fractions."""
     reference, candidate = labels
-    items = f"{overall.n:,} items"
+    items = "1 item" if overall.n == 1 else f"{overall.n:,} items"
     scores = f"{100 * overall.candidate:.1f} % against {100 * overall.reference:.1f} %; {interval}; {flips_text(overall)}"
     if name == EQUIVALENT:
         return f"EQUIVALENT: {candidate} scores within {margin.text} of {reference} on {items} ({scores})."
     if name == DIFFERENT:
         direction = "lower" if overall.difference < 0 else "higher"
         return f"DIFFERENT: {candidate} scores {direction} than {reference} on {items}, margin {margin.text} ({scores})."
-    more = (
-        f"about {needed:,} items at these rates would settle it"
-        if needed
-        else "the difference is about as large as the margin: no number of items would settle it"
-    )
+    if needed:
+        more = f"about {needed:,} items at these rates would settle it"
+    elif overall.clusters < 2:
+        more = "they are all of one group, and only items of other groups would say more"
+    elif abs(abs(overall.difference) - share) < share / 2:
+        more = "the difference is about as large as the margin: no number of items would settle it"
+    else:
+        more = "no number of items up to a billion would settle it"
+    few = "is" if overall.n == 1 else "are"
     return (
-        f"INCONCLUSIVE: {items} are too few to say whether {candidate} is within {margin.text} of {reference} ({scores}); {more}."
+        f"INCONCLUSIVE: {items} {few} too few to say whether {candidate} is within {margin.text} of {reference} ({scores}); {more}."
     )
 
 
@@ -114,7 +120,8 @@ def incomparable(fields: Sequence[Mismatch], margin: Margin, labels: tuple[str, 
 def answers_rung(pairs: Sequence[Pair], strata: Sequence[Stratum], verdict: Verdict) -> Rung:
     """Score and flips as a finding; each stratum with its own interval as a table."""
     overall = strata[0].paired
-    same = sum(pair.same_text for pair in pairs)
+    same = sum(pair.same_text is True for pair in pairs)
+    hidden = sum(pair.same_text is None for pair in pairs)
     facts: dict[str, Any] = {
         "n": overall.n,
         "margin": verdict.margin.text,
@@ -130,11 +137,14 @@ def answers_rung(pairs: Sequence[Pair], strata: Sequence[Stratum], verdict: Verd
         "p_value": overall.p,
         "quality_of_inference": overall.quality_of_inference,
         "same_text": same,
+        "redacted": hidden,
         "clusters": overall.clusters,
         "needed_items": verdict.needed,
     }
-    status: Any = "same" if same == len(pairs) else STATUS[verdict.name]
+    status: Any = "same" if same == len(pairs) and not overall.flips else STATUS[verdict.name]
     told = "every answer is the same text" if same == len(pairs) else f"{same:,} of {len(pairs):,} answers are the same text"
+    if hidden:
+        told = "the answers are redacted" if hidden == len(pairs) else f"{told}, {hidden:,} are redacted"
     finding = f"{signed(100 * overall.difference)} points on {overall.n:,} items ({span(overall.low90, overall.high90)} at 90 %), {flips_text(overall)}; {told}."
     rows = [
         [
@@ -166,8 +176,8 @@ def flips_text(overall: PairedDifference) -> str:
 
 def signed(value: float) -> str:
     """``+0.25``, ``−1.50``, ``0.00``: two digits, a real minus sign."""
-    text = f"{abs(value):.2f}"
-    return text if float(text) == 0 else f"{'−' if value < 0 else '+'}{text}"
+    text = f"{abs(value):.2f}".replace("inf", "∞")
+    return text if text == "0.00" else f"{'−' if value < 0 else '+'}{text}"
 
 
 def span(low: float, high: float) -> str:

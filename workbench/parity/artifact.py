@@ -36,18 +36,18 @@ def artifact_rung(reference: Side, candidate: Side) -> Rung:
     if keys[0]["weights"] == keys[1]["weights"] and facts["adapter"][0] == facts["adapter"][1]:
         if loading:
             return Rung(1, "different", f"The same weight files, but loaded otherwise: {'; '.join(loading)}.", facts)
-        return Rung(
-            1, "same", f"The same weight files ({size_text(facts['size_bytes'][0])}), loaded as {facts['loaded_dtype'][0]}.", facts
-        )
+        loaded = f", loaded as {facts['loaded_dtype'][0]}" if facts["loaded_dtype"][0] else ""
+        return Rung(1, "same", f"The same weight files ({size_text(facts['size_bytes'][0])}){loaded}.", facts)
     held = [artifact_of(side) for side in sides]
+    adapters = [f"adapter {facts['adapter'][0]} and {facts['adapter'][1]}"] if facts["adapter"][0] != facts["adapter"][1] else []
+    if keys[0]["weights"] == keys[1]["weights"]:
+        return Rung(1, "different", f"The same weight files, but {'; '.join([*adapters, *loading])}.", facts)
     if held[0] is None or held[1] is None:
-        return Rung(1, "different", "The weight files differ.", facts, fix=FIX)
+        return Rung(1, "different", f"{'; '.join(['The weight files differ', *adapters, *loading])}.", facts, fix=FIX)
     found, table, numbers = compare_tensors(held[0], held[1])
     tables = (*([table] if table.rows else []), precision_table([held[0], held[1]]))
     facts |= numbers
-    told = [*found, *loading]
-    if facts["adapter"][0] != facts["adapter"][1]:
-        told.append(f"adapter {facts['adapter'][0]} and {facts['adapter'][1]}")
+    told = [*found, *loading, *adapters]
     if not told:
         return Rung(1, "same", "The weight files are packed otherwise, every weight in them is the same.", facts, tables)
     return Rung(1, "different", f"{'; '.join(told)}.", facts, tables)
@@ -78,9 +78,11 @@ def compare_tensors(first: Mapping[str, Any], second: Mapping[str, Any]) -> tupl
         before, after = reference[name], candidate[twin]
         if before["hash"] == after["hash"] and before["dtype"] == after["dtype"] and before["shape"] == after["shape"]:
             continue
-        packed = quantised(twin, second) or quantised(name, first)
-        kind = "compressed" if packed else "another precision" if before["dtype"] != after["dtype"] else "other values"
-        if before["shape"] != after["shape"] and not packed:
+        packed = quantised(name, first), quantised(twin, second)
+        kind = (
+            "compressed" if packed[0] != packed[1] else "another precision" if before["dtype"] != after["dtype"] else "other values"
+        )
+        if before["shape"] != after["shape"] and packed[0] == packed[1]:
             kind = "another shape"
         kinds[kind] += 1
         ratio = after["rms"] / before["rms"] if before.get("rms") and after.get("rms") else None
@@ -88,8 +90,8 @@ def compare_tensors(first: Mapping[str, Any], second: Mapping[str, Any]) -> tupl
             [
                 name,
                 kind,
-                quantised(name, first) or dtype_text(before),
-                quantised(twin, second) or dtype_text(after),
+                packed[0] or dtype_text(before),
+                packed[1] or dtype_text(after),
                 None if ratio is None else round(ratio, 4),
             ]
         )
@@ -99,7 +101,11 @@ def compare_tensors(first: Mapping[str, Any], second: Mapping[str, Any]) -> tupl
     total = len(names)
     words = [f"{count} of {total} weights {told(kind, count, rows)}" for kind, count in kinds.most_common()]
     if only_reference or only_candidate:
-        words.append(f"{len(only_reference)} weights only in the reference, {len(only_candidate)} only in the candidate")
+        known = [{content(each) for each in side.values()} for side in (reference, candidate)]
+        copies = sum(content(reference[name]) in known[1] for name in only_reference)
+        copies += sum(content(candidate[name]) in known[0] for name in only_candidate)
+        same = f" ({copies} of them with the values of another weight there, as tied ones have)" if copies else ""
+        words.append(f"{len(only_reference)} weights only in the reference, {len(only_candidate)} only in the candidate{same}")
         rows += [[name, "only in the reference", dtype_text(reference[name]), None, None] for name in only_reference]
         rows += [[name, "only in the candidate", None, dtype_text(candidate[name]), None] for name in only_candidate]
     note = f"{len(rows) - SHOWN} more are not shown" if len(rows) > SHOWN else None
@@ -125,13 +131,20 @@ def told(kind: str, count: int, rows: list[list[Any]]) -> str:
 
 
 def pair_names(reference: Mapping[str, Mapping[str, Any]], candidate: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Weights by name; those without a namesake by content, where the content is unique on both sides."""
+    """Weights by name; those without a namesake by content. Of several with one content (norms of ones) any two are a pair."""
     pairs = {name: name for name in reference if name in candidate}
-    left, right = (
-        {tuple([each["hash"], each["dtype"], *each["shape"]]): name for name, each in side.items() if name not in pairs}
-        for side in (reference, candidate)
-    )
-    return pairs | {left[content]: right[content] for content in left if content in right}
+    waiting: dict[tuple[Any, ...], list[str]] = {}
+    for name, each in candidate.items():
+        if name not in pairs:
+            waiting.setdefault(content(each), []).append(name)
+    for name, each in reference.items():
+        if name not in pairs and (twins := waiting.get(content(each))):
+            pairs[name] = twins.pop(0)
+    return pairs
+
+
+def content(tensor: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (tensor["hash"], tensor["dtype"], *tensor["shape"])
 
 
 def quantised(name: str, held: Mapping[str, Any]) -> str | None:
@@ -170,7 +183,7 @@ def settings_differences(reference: Side, candidate: Side, files: tuple[str, ...
     held = [next((run.artifact for run in side.all_runs if run.artifact), None) or {} for side in (reference, candidate)]
     rows = []
     for file in files:
-        before, after = (flat(each.get("settings", {}).get(file) or {}) for each in held)
+        before, after = (flat((each.get("settings") or {}).get(file) or {}) for each in held)
         rows += [
             [file, name, before.get(name), after.get(name)]
             for name in sorted({*before, *after})

@@ -7,6 +7,7 @@ not of models. Two sides may hold different numbers of items: what both answered
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from workbench.parity.comparison import Mismatch, Pair
@@ -18,18 +19,24 @@ SAME_FINGERPRINT_IS_ENOUGH = "data.revision"
 
 
 def mismatches(reference: Side, candidate: Side) -> list[Mismatch]:
-    """The differing fields, each once; [] when the sides may be compared."""
+    """The differing fields, each once a task; [] when the sides may be compared. One task that may not be compared is enough:
+    a score over the others would be another score than the one that was asked for."""
     common = [task for task in reference.tasks if task in candidate.tasks]
     if not common:
         return [Mismatch("task.name", ", ".join(reference.tasks), ", ".join(candidate.tasks))]
     found: dict[str, Mismatch] = {}
+
+    def add(task: str, each: Mismatch) -> None:
+        field = each.field if len(common) == 1 else f"{each.field} of {task}"
+        found.setdefault(field, replace(each, field=field))
+
     for task in common:
         for mine in reference.runs[task]:
             for theirs in candidate.runs[task]:
                 for each in of_runs(mine, theirs):
-                    found.setdefault(each.field, each)
+                    add(task, each)
         for each in of_questions(reference.lines[task], candidate.lines[task]):
-            found.setdefault(each.field, each)
+            add(task, each)
     return list(found.values())
 
 
@@ -40,7 +47,10 @@ def of_runs(reference: Run, candidate: Run) -> list[Mismatch]:
     for field in FIELDS:
         group, name = field.split(".")
         before, after = (key[group].get(name) for key in keys)
-        if field == SAME_FINGERPRINT_IS_ENOUGH and keys[0]["data"]["fingerprint"] == keys[1]["data"]["fingerprint"]:
+        if (
+            field == SAME_FINGERPRINT_IS_ENOUGH
+            and keys[0]["data"].get("fingerprint") == keys[1]["data"].get("fingerprint") is not None
+        ):
             continue
         if before != after:
             found.append(Mismatch(field, before, after))
@@ -64,23 +74,20 @@ def of_questions(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> 
         return []
     first = changed[0]
     texts = [(line[first].get("input") or {}).get("text") for line in (reference, candidate)]
-    where = f"task.prompt ({len(changed)} items, first {first})"
+    count = "1 item" if len(changed) == 1 else f"{len(changed):,} items, first"
+    where = f"task.prompt ({count} {first})"
     if None not in texts and texts[0] != texts[1]:
         return [Mismatch(where, *texts)]
     media = [(line[first].get("input") or {}).get("media") for line in (reference, candidate)]
     if media[0] != media[1]:
-        return [
-            Mismatch(
-                f"data.images ({len(changed)} items, first {first})", *([each[:12] for each in group or ()] for group in media)
-            )
-        ]
+        return [Mismatch(f"data.images ({count} {first})", *([each[:12] for each in group or ()] for group in media))]
     return [Mismatch(where, *(line[first]["input_hash"][:12] for line in (reference, candidate)))]
 
 
 def asked_alike(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:
     """Same question and images. An item whose image one side could not read has no hash there: it failed, and counts as that."""
     before, after = reference["input_hash"], candidate["input_hash"]
-    return before == after or not before or not after
+    return before == after or any(not line["input_hash"] and line["output"]["finish"] == "error" for line in (reference, candidate))
 
 
 def join(reference: Side, candidate: Side) -> tuple[list[Pair], dict[str, Sequence[str]]]:

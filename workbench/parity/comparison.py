@@ -18,6 +18,7 @@ from typing import Any, Literal
 from workbench.errors import EXIT_DIFFERENT, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK
 from workbench.metrics.stats import DIFFERENT, EQUIVALENT, INCOMPARABLE, INCONCLUSIVE, Margin, PairedDifference
 from workbench.parity.sides import Side
+from workbench.run.redact import is_redacted
 
 Status = Literal["same", "close", "different", "unclear", "not run", "information"]
 """``same``: the evidence shows no difference. ``close``: they differ, within what was agreed or expected. ``different``: this
@@ -72,7 +73,9 @@ class Rung:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A field that makes two runs incomparable, with both values: ``generation.max_tokens: 16 and 32``."""
+    """A field that makes two runs incomparable, with both values: ``generation.max_tokens: 16 and 32``.
+
+    ``field`` ends in ``of TASK`` where the sides have several tasks."""
 
     field: str
     reference: Any
@@ -131,12 +134,22 @@ class Pair:
         return "broke" if after < before else "fixed" if after > before else "same"
 
     @property
-    def same_text(self) -> bool:
-        return self.reference["output"]["value"] == self.candidate["output"]["value"]
+    def same_text(self) -> bool | None:
+        """None where redaction hides it."""
+        return self.reference["output"]["value"] == self.candidate["output"]["value"] or (None if self.hidden else False)
 
     @property
-    def same_answer(self) -> bool:
-        return self.reference["score"]["answer"] == self.candidate["score"]["answer"]
+    def same_answer(self) -> bool | None:
+        """None where redaction hides it."""
+        return self.reference["score"].get("answer") == self.candidate["score"].get("answer") or (None if self.hidden else False)
+
+    @property
+    def hidden(self) -> bool:
+        """Are the texts of one side redacted, so that they cannot be told equal or different? Under one key they can; since both sides
+        were asked the same, their questions then have the same marker."""
+        answers = [line["output"]["value"] for line in (self.reference, self.candidate)]
+        asked = [(line.get("input") or {}).get("text") for line in (self.reference, self.candidate)]
+        return any(map(is_redacted, (*answers, *asked))) and (asked[0] is None or asked[0] != asked[1])
 
 
 @dataclass
@@ -180,7 +193,7 @@ class Comparison:
             for side, line in (("reference", pair.reference), ("candidate", pair.candidate)):
                 row |= {
                     f"{side}_response": line["output"]["value"],
-                    f"{side}_answer": line["score"]["answer"],
+                    f"{side}_answer": line["score"].get("answer"),
                     f"{side}_value": line["score"]["value"],
                     f"{side}_reason": line["score"]["reason"],
                     f"{side}_seconds": (line.get("timing") or {}).get("total"),

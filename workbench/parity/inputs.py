@@ -6,12 +6,17 @@ Where a run kept the arrays themselves (``eval --record inputs``) the largest di
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from math import inf, isnan
 from typing import Any
 
+from workbench.errors import BundleError
 from workbench.parity.artifact import settings_differences
 from workbench.parity.comparison import Pair, Rung, Table
 from workbench.parity.sides import Side
+from workbench.run.bundle import Run
+from workbench.run.redact import is_redacted
 
 LOADED = (
     *("preprocessing", "prompt", "chat_template", "image_position", "processor", "image_processor"),
@@ -53,7 +58,9 @@ def inputs_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung
     least = f" ({len(pairs) - n} more items have no record)" if len(pairs) > n else ""
     if not differing:
         more = " although preprocessing settings differ: they do not matter to these images" if settings else ""
-        return Rung(2, "same", f"Same prompt, token ids and arrays on all {n:,} items{least}{more}.", facts, tuple(tables))
+        hidden = any(is_redacted(each["prompt"]) for _, before, after in seen for each in (before, after))
+        what = "token ids and arrays (the prompts are redacted)" if hidden else "prompt, token ids and arrays"
+        return Rung(2, "same", f"Same {what} on all {n:,} items{least}{more}.", facts, tuple(tables))
     measured = largest_differences(reference, candidate, pairs)
     facts["largest_difference"] = measured
     told = [f"{name} on {count:,} of {n:,} items{size_of(name, measured)}" for name, count in differing.most_common()]
@@ -75,9 +82,12 @@ def seen_of(line: Any) -> Any:
 
 
 def parts_that_differ(before: Any, after: Any) -> list[tuple[str, str, str]]:
-    """(part, reference, candidate) for prompt, token ids and each array; texts and hashes cut to a readable length."""
+    """(part, reference, candidate) for prompt, token ids and each array; texts and hashes cut to a readable length.
+
+    A redacted prompt cannot be told from another one: its token ids are judged instead.
+    """
     found = []
-    if before["prompt"] != after["prompt"]:
+    if before["prompt"] != after["prompt"] and not any(is_redacted(each["prompt"]) for each in (before, after)):
         found.append(("prompt", *first_difference(before["prompt"] or "", after["prompt"] or "")))
     if before["tokens"] != after["tokens"]:
         found.append(("token ids", *(f"{each['tokens']['n']} tokens, {each['tokens']['hash'][:8]}" for each in (before, after))))
@@ -111,27 +121,45 @@ def largest_differences(reference: Side, candidate: Side, pairs: Sequence[Pair])
     """``{array: {"max_abs", "rms_reference", "n"}}`` over the items whose arrays both sides kept, of equal shape."""
     import numpy
 
-    from workbench.run.input_records import read_inputs
-
     found: dict[str, dict[str, float]] = {}
     for task in reference.tasks:
-        wanted = [pair.id for pair in pairs if pair.task == task]
-        kept = [
-            {name: arrays for run in side.runs.get(task, []) for name, arrays in read_inputs(run.tensors, set(wanted))}
-            for side in (reference, candidate)
-        ]
-        for name in wanted:
-            if name not in kept[0] or name not in kept[1]:
-                continue
-            for array, mine in kept[0][name].items():
-                theirs = kept[1][name].get(array)
-                if theirs is None or theirs.shape != mine.shape or mine.dtype.kind != "f":
+        wanted = {pair.id for pair in pairs if pair.task == task}
+        for before, after in side_by_side(*(kept_of(side.runs.get(task, []), wanted) for side in (reference, candidate))):
+            for array, mine in before.items():
+                theirs = after.get(array)
+                if theirs is None or theirs.shape != mine.shape or mine.dtype.kind != "f" or not mine.size:
                     continue
                 entry = found.setdefault(array, {"max_abs": 0.0, "rms_reference": 0.0, "n": 0})
-                entry["max_abs"] = max(entry["max_abs"], float(numpy.abs(mine - theirs).max(initial=0.0)))
+                gap = float(numpy.abs(mine.astype(numpy.float64) - theirs).max())
+                entry["max_abs"] = max(entry["max_abs"], inf if isnan(gap) else gap)
                 entry["rms_reference"] = max(entry["rms_reference"], float(numpy.sqrt(numpy.mean(mine.astype(numpy.float64) ** 2))))
                 entry["n"] += 1
     return found
+
+
+def kept_of(runs: Sequence[Run], wanted: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(item, its arrays) of all shards, part by part. Raises BundleError for a damaged part."""
+    from safetensors import SafetensorError
+
+    from workbench.run.input_records import read_inputs
+
+    for run in runs:
+        try:
+            yield from read_inputs(run.tensors, wanted)
+        except (SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise BundleError(f"an input record of {run.name} is damaged", why=str(error)[:200], fix="record again") from error
+
+
+def side_by_side(reference: Iterator[tuple[str, Any]], candidate: Iterator[tuple[str, Any]]) -> Iterator[tuple[Any, Any]]:
+    """What both hold of one item, for all items. Only what has not met its twin is kept: pixels of a whole run fill any memory."""
+    waiting: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for both in zip_longest(reference, candidate):
+        for place, each in enumerate(both):
+            if each is not None:
+                waiting[place][each[0]] = each[1]
+        for name in {each[0] for each in both if each is not None}:
+            if name in waiting[0] and name in waiting[1]:
+                yield waiting[0].pop(name), waiting[1].pop(name)
 
 
 def size_of(name: str, measured: dict[str, dict[str, float]]) -> str:

@@ -18,7 +18,7 @@ from workbench.parity.artifact import artifact_rung
 from workbench.parity.comparable import join, mismatches
 from workbench.parity.comparison import Comparison, Mismatch, Rung
 from workbench.parity.inputs import inputs_rung
-from workbench.parity.sides import Side, name_apart, read_sides
+from workbench.parity.sides import Side, collector_paused, name_apart, read_sides
 from workbench.parity.timing import time_rung
 from workbench.parity.tokens import tokens_rung
 from workbench.run.bundle import Run
@@ -67,6 +67,7 @@ def make_margin(value: float, relative: bool) -> Margin:
         raise UsageError("this margin cannot be used", why=str(error), fix="--margin 2.0") from error
 
 
+@collector_paused()
 def compare_sides(reference: Side, candidate: Side, margin: Margin) -> Comparison:
     """The rungs that can be judged, the verdict, and every paired item."""
     labels = (reference.label, candidate.label)
@@ -101,24 +102,25 @@ def compare_all(sides: Sequence[Side], margin: Margin) -> list[Comparison]:
     """Every other side against the first. Raises UsageError when there is none.
 
     With several candidates, "this one differs" is claimed of the family: a DIFFERENT must survive Holm's correction of the
-    exact McNemar tests. "All are equivalent" needs no correction (intersection-union).
+    exact McNemar tests. "All are equivalent" needs no correction (intersection-union), and what is INCOMPARABLE claims nothing.
     """
     if len(sides) < 2:
         known = sides[0].label if sides else "nothing"
         raise UsageError(
             "a comparison needs runs of two models", why=f"all runs given are of {known}", fix="workbench parity RUN_A RUN_B"
         )
-    found = [compare_sides(sides[0], other, margin) for other in sides[1:]]
-    return corrected(found) if len(found) > 1 else found
+    return corrected([compare_sides(sides[0], other, margin) for other in sides[1:]])
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """DIFFERENT becomes INCONCLUSIVE where Holm's adjusted p-value exceeds 0.05; the sentence says so."""
     tested = [each for each in comparisons if each.overall is not None]
+    if len(tested) < 2:
+        return list(comparisons)
     p_values = [
         each.overall.p if each.overall.p is not None else mcnemar(each.overall.broke, each.overall.fixed) for each in tested
     ]
-    adjusted = dict(zip(map(id, tested), holm(p_values) if p_values else [], strict=True))
+    adjusted = dict(zip(map(id, tested), holm(p_values), strict=True))
     return [each if id(each) not in adjusted else with_p_value(each, adjusted[id(each)], len(tested)) for each in comparisons]
 
 
@@ -128,7 +130,11 @@ def with_p_value(comparison: Comparison, p: float, candidates: int) -> Compariso
     verdict = comparison.verdict
     rungs = tuple(replace(rung, facts={**rung.facts, "p_value_holm": p}) if rung.number == 5 else rung for rung in comparison.rungs)
     if verdict.name == DIFFERENT and p > SIGNIFICANCE:
-        sentence = f"INCONCLUSIVE: {verdict.sentence.removeprefix('DIFFERENT: ')} Alone it would be DIFFERENT, but {note}."
+        numbers = verdict.sentence.rpartition(" (")[2].removesuffix(").")
+        sentence = (
+            f"INCONCLUSIVE: alone, {comparison.candidate.label} would count as different from {comparison.reference.label} on "
+            f"{verdict.n:,} items, margin {verdict.margin.text} ({numbers}); but {note}."
+        )
         verdict = replace(verdict, name=INCONCLUSIVE, sentence=sentence)
         rungs = tuple(replace(rung, status="unclear") if rung.number == 5 else rung for rung in rungs)
         return replace(comparison, verdict=verdict, rungs=rungs, notes=(*comparison.notes, note))
@@ -144,17 +150,22 @@ def notes_on(reference: Side, candidate: Side) -> list[str]:
     """What a reader must know of the bundles: hand-edited results, mixed conditions, failed items, unfinished runs, duplicates."""
     notes = []
     for side in (reference, candidate):
+        lines = side.lines  # first: reading them also makes run.checked
         for run in side.all_runs:
             notes += run.checked
             if run.manifest.get("mixed_fields"):
                 notes.append(f"{run.name} was continued across a change of {', '.join(run.manifest['mixed_fields'])}")
             if run.status != "complete":
                 notes.append(f"{run.name} is not complete; it should have {run.manifest['n']:,} items")
-        for task, lines in side.lines.items():
-            failed = sum(line["output"]["finish"] == "error" for line in lines.values())
+        for task, items in lines.items():
+            failed = sum(line["output"]["finish"] == "error" for line in items.values())
             if failed:
-                items = "1 item" if failed == 1 else f"{failed:,} items"
-                notes.append(f"{side.label}: {items} of {task} failed and count{'s' if failed == 1 else ''} as wrong")
+                count = "1 item" if failed == 1 else f"{failed:,} items"
+                notes.append(f"{side.label}: {count} of {task} failed and count{'s' if failed == 1 else ''} as wrong")
+            unscored = sum(line["score"]["value"] is None and line["output"]["finish"] != "error" for line in items.values())
+            if unscored:
+                count = "1 item of {} has" if unscored == 1 else f"{unscored:,} items of {{}} have"
+                notes.append(f"{side.label}: {count.format(task)} no score and count{'s' if unscored == 1 else ''} as 0")
     for task in dict.fromkeys([*reference.tasks, *candidate.tasks]):
         if task not in reference.runs or task not in candidate.runs:
             notes.append(f"{task} was run on one side only and is not compared")

@@ -8,7 +8,10 @@ Runs of one model with the same settings belong to one side, so the bundles of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +19,8 @@ from typing import Any
 
 from workbench.errors import BundleError, UsageError
 from workbench.fingerprint import of_json
-from workbench.run.bundle import Run, differences, find_bundles
+from workbench.parity.shapes import check, check_line
+from workbench.run.bundle import Run, differences
 
 OF_THE_SELECTION = ("task", "data")
 """Fields of the run key that say what was asked, not by which model: runs of one side differ in them."""
@@ -49,7 +53,7 @@ class Side:
         for task, runs in self.runs.items():
             found[task] = {}
             for run in runs:
-                found[task] |= run.items()
+                found[task] |= {line["id"]: line for line in read_lines(run)}
         return found
 
     @cached_property
@@ -71,10 +75,43 @@ class Side:
             return False
         others = self.runs.get(run.manifest["task"]["name"], [])
         shards = [other.manifest["asked"].get("shard") for other in others]
-        return not others or (None not in shards and (own := run.manifest["asked"].get("shard")) is not None and own not in shards)
+        own = run.manifest["asked"].get("shard")
+        if None in (own, *shards):
+            return not others
+        return own not in shards and all(own.partition("/")[2] == shard.partition("/")[2] for shard in shards)
 
     def add(self, run: Run) -> None:
         self.runs.setdefault(run.manifest["task"]["name"], []).append(run)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Nothing here is garbage, but half a gigabyte of small objects makes the interpreter search it again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@collector_paused()
+def read_lines(run: Run) -> list[dict[str, Any]]:
+    """The lines of a run, each checked, and with them ``run.checked``, which would read the whole file once more.
+
+    Raises BundleError for a line that is no finished item.
+    """
+    from workbench.run.verify import quick_check
+
+    lines = list(run.iter_items())
+    for number, line in enumerate(lines, 1):
+        check_line(run, number, line)
+    if "checked" not in vars(run):
+        known: Any = copy(run)
+        known.iter_items = lambda: iter(lines)
+        run.checked = quick_check(known)
+    return lines
 
 
 def signature(run: Run) -> str:
@@ -100,10 +137,15 @@ def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = N
     """The sides of the given runs, the reference first.
 
     A source is a ``Run``, a bundle's folder or packed zip, or a folder of bundles. The first source's model is the reference,
-    unless ``reference`` names another one. Raises UsageError or BundleError: nothing there, an unfinished run (unless ``partial``).
+    unless ``reference`` names another one: a model's text, a side's label or the name of a run. A run that is given twice counts once,
+    and shards are left out beside the run that they were merged to. Raises UsageError or BundleError: nothing there, damage, an
+    unfinished run (unless ``partial``), a ``reference`` that is none or several.
     """
     sides: list[Side] = []
-    for run in [run for source in sources for run in open_source(source)]:
+    runs = [run for source in sources for run in open_source(source)]
+    for run in runs:
+        check(run)
+    for run in each_once(runs):
         if run.status != "complete" and not partial:
             raise BundleError(
                 f"{run.name} is not complete",
@@ -115,14 +157,37 @@ def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = N
             side = Side(run.manifest["model"]["text"])
             sides.append(side)
         side.add(run)
-    if reference is not None:
-        chosen = next((side for side in sides if reference in (side.text, *(run.name for run in side.all_runs))), None)
-        if chosen is None:
-            models = sorted({side.text for side in sides})
-            raise UsageError(f"no run is of {reference!r}", why=f"models here: {', '.join(models)}", fix=f"--reference {models[0]}")
-        sides = [chosen, *(side for side in sides if side is not chosen)]
     name_apart(sides)
+    if reference is not None:
+        chosen = named(sides, reference)
+        sides = [chosen, *(side for side in sides if side is not chosen)]
     return sides
+
+
+def named(sides: Sequence[Side], reference: str) -> Side:
+    """The one side that ``reference`` means. Raises UsageError when it is none or several."""
+    meant = [side for side in sides if reference in (side.label, *(run.name for run in side.all_runs))]
+    meant = meant or [side for side in sides if reference == side.text]
+    if not meant:
+        models = sorted({side.text for side in sides})
+        raise UsageError(f"no run is of {reference!r}", why=f"models here: {', '.join(models)}", fix=f"--reference {models[0]}")
+    if len(meant) > 1:
+        raise UsageError(
+            f"{reference!r} is no single reference",
+            why=f"it is {', '.join(side.label for side in meant)}",
+            fix=f"--reference {meant[0].all_runs[0].name}",
+        )
+    return meant[0]
+
+
+def each_once(runs: Sequence[Run]) -> list[Run]:
+    """Without the second of two equal runs (overlapping folders, a zip beside its folder) and without shards whose merged run is given."""
+    kept: list[Run] = []
+    for run in runs:
+        if not any((run.name, run.manifest) == (other.name, other.manifest) for other in kept):
+            kept.append(run)
+    whole = {part["run_key"]: run for run in kept for part in run.manifest.get("merged") or ()}
+    return [run for run in kept if whole.get(run.manifest["run_key"], run) is run]
 
 
 def open_source(source: str | Path | Run) -> list[Run]:
@@ -131,7 +196,10 @@ def open_source(source: str | Path | Run) -> list[Run]:
         return [source]
     path = Path(source)
     if path.is_dir() and not (path / "manifest.json").is_file():
-        found = [Run(folder) for folder, _ in find_bundles(path) if "~" not in folder.name]
+        # Not find_bundles: it passes over a damaged run, and a comparison must not quietly lack one.
+        found = [
+            Run(folder) for folder in sorted(path.iterdir()) if (folder / "manifest.json").is_file() and "~" not in folder.name
+        ]
         if not found:
             raise UsageError(f"{str(source)!r} holds no run", why="no folder in it has a manifest.json", fix="workbench list runs")
         return found

@@ -13,9 +13,14 @@ SYMBOLS = {"same": "=", "close": "≈", "different": "≠", "unclear": "?", "not
 WIDTH = 118
 
 
+def printable(text: str) -> str:
+    """Names come from somebody's bundle: what would steer the terminal is shown, not obeyed."""
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def wrapped(text: str, **indents: str) -> list[str]:
     """``text`` in lines of at most ``WIDTH`` characters; names with dashes and paths stay whole."""
-    return textwrap.wrap(text, WIDTH, break_on_hyphens=False, break_long_words=False, **indents)
+    return textwrap.wrap(printable(text), WIDTH, break_on_hyphens=False, break_long_words=False, **indents)
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -28,7 +33,7 @@ def comparison_text(comparison: Comparison) -> str:
             lines += wrapped(f"try: {rung.fix}", initial_indent=" " * (len(head) + 1), subsequent_indent=" " * (len(head) + 6))
     broken = comparison.first_broken
     if broken:
-        lines += ["", f"The first broken rung is {broken.number} ({broken.name}): look there first."]
+        lines += ["", f"The first rung that differs is {broken.number} ({broken.name}): look there first."]
     tasks = [stratum for stratum in comparison.strata if stratum.axis == "task"]
     if tasks:
         lines += [
@@ -39,7 +44,7 @@ def comparison_text(comparison: Comparison) -> str:
             found = each.paired
             interval = f"{100 * found.low90:+.2f} to {100 * found.high90:+.2f}"
             lines.append(
-                f"{each.name[:23]:<24}{found.n:>7,}{100 * found.reference:>10.2f}%{100 * found.candidate:>10.2f}%{100 * found.difference:>+12.2f}  {interval:<24}{found.broke:>6}{found.fixed:>7}"
+                f"{printable(each.name)[:23]:<24}{found.n:>7,}{100 * found.reference:>10.2f}%{100 * found.candidate:>10.2f}%{100 * found.difference:>+12.2f}  {interval:<24}{found.broke:>6}{found.fixed:>7}"
             )
     if comparison.notes:
         lines += [""]

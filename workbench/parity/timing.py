@@ -5,6 +5,7 @@ Reference evidence has no timing at all, and times of two machines are shown sid
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.parity.comparison import Rung, Table
@@ -37,6 +38,7 @@ def time_rung(reference: Side, candidate: Side) -> Rung:
         "hardware": machines,
         "hardware_keys": keys,
         "timed": [each != UNTIMED for each in evidence],
+        "tasks": {},
     }
     if UNTIMED in evidence and evidence[0] == evidence[1]:
         return Rung(6, "not run", "Both runs are reference evidence, which has no timing.", facts)
@@ -44,7 +46,7 @@ def time_rung(reference: Side, candidate: Side) -> Rung:
     for task in reference.tasks:
         if task in candidate.runs:
             values = [timing_of(side.runs[task], each) for side, each in zip(sides, evidence, strict=True)]
-            facts[task] = values
+            facts["tasks"][task] = values
             rows = [[name, unit, *(rounded(each.get(field)) for each in values)] for name, unit, field in ROWS]
             n = [each.get("n") for each in values]
             tables.append(Table(f"{task} (n = {n[0]} and {n[1]} timed items)", ("what", "unit", "reference", "candidate"), rows))
@@ -52,7 +54,7 @@ def time_rung(reference: Side, candidate: Side) -> Rung:
     if keys[0] == keys[1] and evidence[0] == evidence[1]:
         where = f"both {evidence[0]} evidence on {machines[0]}"
     apart = " The machines differ: their times say nothing about the runtimes." if keys[0] != keys[1] else ""
-    said = median_text(facts, [task for task in reference.tasks if task in candidate.runs])
+    said = median_text(list(facts["tasks"].values()))
     return Rung(
         6,
         "information",
@@ -83,11 +85,11 @@ def timing_of(runs: list[Run], evidence: str) -> dict[str, Any]:
     }
 
 
-def median_text(facts: dict[str, Any], tasks: list[str]) -> str:
+def median_text(tasks: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """``Median item 21.3 ms and 35.0 ms``: the range over tasks when there are several."""
     texts = []
     for place in (0, 1):
-        values = [facts[task][place].get("item_median") for task in tasks if facts[task][place].get("item_median") is not None]
+        values = [value for sides in tasks if (value := sides[place].get("item_median")) is not None]
         texts.append(
             "no timing"
             if not values

@@ -7,9 +7,12 @@ may part after a few tokens and still agree at every step.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from math import inf, isinf, isnan
 from typing import Any
 
+from workbench.errors import BundleError
 from workbench.parity.comparison import Pair, Rung, Table
 from workbench.parity.sides import Side
 from workbench.run.bundle import Run
@@ -26,20 +29,38 @@ SHOWN = 20
 
 
 def tokens_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung:
-    """Mean and percentile KL in nats per token, top-1 agreement, change of the followed token's probability, perplexity ratio."""
+    """Mean and percentile KL in nats per token, top-1 agreement, change of the followed token's probability, perplexity ratio.
+
+    Positions where one of them is no finite number (NaN, or a token that the candidate excludes) are counted, left out of the
+    means, and break the rung.
+    """
     divergence = free_running(pairs)
     facts: dict[str, Any] = {"free_running": divergence}
     joined = matched_records(reference, candidate, pairs)
     if not joined:
-        task = pairs[0].task
-        return Rung(
-            4,
-            "not run",
-            f"No token records of both runs over the same answers. {divergence_text(divergence)}",
-            facts,
-            fix=f"workbench eval {task} --model {reference.text} --record tokens, then the same with --model {candidate.text} --record tokens --follow {reference.text}",
-        )
-    return judged(joined, facts, divergence, len(pairs))
+        finding = f"No token records of both runs over the same answers. {divergence_text(divergence)}"
+        return Rung(4, "not run", finding, facts, fix=fix_for(reference, candidate))
+    try:
+        return judged(joined, facts, divergence, len(pairs))
+    except (ValueError, TypeError) as error:  # an id twice, arrays of two widths: nothing that was recorded so
+        raise BundleError(
+            f"the token records of {reference.label} and {candidate.label} cannot be compared",
+            why=str(error)[:200],
+            fix="record again",
+        ) from error
+
+
+def fix_for(reference: Side, candidate: Side) -> str | None:
+    """The two commands; None where a side is a server, which keeps what it thinks to itself. Quoted: the names are a bundle's."""
+    if "server" in (reference.manifest["evidence"], candidate.manifest["evidence"]):
+        return None
+    named = reference.manifest["task"]
+    task = named.get("path") or named["name"]
+    first, second = (
+        shlex.join([task, "--model", side.text, "--record", "tokens", *follow])
+        for side, follow in ((reference, ()), (candidate, ("--follow", reference.text)))
+    )
+    return f"workbench eval {first}, then workbench eval {second}"
 
 
 def judged(
@@ -61,17 +82,26 @@ def judged(
         change.append(numpy.exp(theirs.followed.astype(numpy.float64)) - numpy.exp(mine.followed.astype(numpy.float64)))
         followed[0].append(mine.followed)
         followed[1].append(theirs.followed)
-        rows.append([*name.split("\n", 1), float(kl.max(initial=0.0)), int((~agree[-1]).sum()), len(kl)])
+        worst = float(kl.max(initial=0.0))
+        rows.append([*name.split("\n", 1), inf if isnan(worst) else worst, int((~agree[-1]).sum()), len(kl)])
     kl, same, moved = numpy.concatenate(parts), numpy.concatenate(agree), numpy.concatenate(change)
-    if not numpy.isfinite(kl).all():
-        facts["not_finite"] = int((~numpy.isfinite(kl)).sum())
-        kl = numpy.where(numpy.isfinite(kl), kl, numpy.inf)
-    low, high = cluster_mean_interval(kl, items) if numpy.isfinite(kl).all() and len(joined) > 1 else (None, None)
-    ratio, ratio_low, ratio_high = perplexity_ratio(numpy.concatenate(followed[0]), numpy.concatenate(followed[1]), items)
-    mean, top1 = float(kl.mean()), float(same.mean())
+    before, after = (numpy.concatenate(each).astype(numpy.float64) for each in followed)
+    finite = numpy.isfinite(kl) & numpy.isfinite(before) & numpy.isfinite(after)
+    unlike = int((~finite).sum())
+    top1 = float(same.mean())
+    if unlike:
+        facts["not_finite"] = unlike
+        kl, moved, before, after = kl[finite], moved[finite], before[finite], after[finite]
+        items = [name for name, kept in zip(items, finite, strict=True) if kept]
+    if not len(kl):
+        finding = f"No position has probabilities in both records: {unlike:,} hold none or exclude the token. {divergence_text(divergence)}"
+        return Rung(4, "different", finding, facts)
+    low, high = cluster_mean_interval(kl, items) if len(set(items)) > 1 else (None, None)
+    ratio, ratio_low, ratio_high = perplexity_ratio(before, after, items)
+    mean = float(kl.mean())
     facts |= {
         "items": len(joined),
-        "positions": len(kl),
+        "positions": len(same),
         "kl_is_lower_bound": bound,
         "kl_mean": mean,
         "kl_mean_interval95": [low, high],
@@ -79,13 +109,20 @@ def judged(
         "top1_agreement": top1,
         "probability_change_rms": float(numpy.sqrt((moved**2).mean())),
         "log_perplexity_ratio": ratio,
-        "log_perplexity_ratio_interval95": [ratio_low, ratio_high],
+        "log_perplexity_ratio_interval95": [None if isinf(each) else each for each in (ratio_low, ratio_high)],
     }
     status: Any = "same" if mean <= SAME_KL and top1 == 1 else "close" if mean <= CLOSE_KL and top1 >= CLOSE_TOP1 else "different"
+    if unlike:
+        status = "different"
     sign = "at least " if bound else ""
+    left_out = (
+        f"{unlike:,} of {len(same):,} positions are left out: a side has no numbers there, or excludes a token. " if unlike else ""
+    )
     finding = (
-        f"KL {sign}{mean:.2g} nats a token (99th percentile {facts['kl_percentiles']['99']:.2g}), same first choice at {100 * top1:.2f} % of "
-        f"{len(kl):,} positions on {len(joined):,} of {n:,} items{'; a lower bound, from the 64 likeliest tokens' if bound else ''}. {divergence_text(divergence)}"
+        f"{left_out}KL {sign}{mean:.2g} nats a token (99th percentile {facts['kl_percentiles']['99']:.2g}), same first choice at {100 * top1:.2f} % of "
+        f"{len(same):,} positions on {len(joined):,} of {n:,} items{'; a lower bound, from the 64 likeliest tokens' if bound else ''}"
+        ". "
+        f"{divergence_text(divergence)}"
     )
     rows.sort(key=lambda row: -row[2])
     columns = ("task", "item", "largest KL (nats)", "other first choice", "positions")
@@ -94,10 +131,13 @@ def judged(
 
 def divergences(mine: TokenRecord, theirs: TokenRecord) -> tuple[Any, bool]:
     """(KL at each position in nats, is it a lower bound)."""
+    import numpy
+
     from workbench.metrics.divergence import kl_divergence, kl_lower_bound
 
     if mine.whole and theirs.whole and mine.logprobs.shape == theirs.logprobs.shape:
-        return kl_divergence(mine.logprobs, theirs.logprobs), False
+        with numpy.errstate(invalid="ignore"):  # 0 times infinity, where the candidate excludes what is all but impossible
+            return kl_divergence(mine.logprobs, theirs.logprobs), False
     first, second = (truncated(each) for each in (mine, theirs))
     return kl_lower_bound(*first, *second), True
 
@@ -128,21 +168,33 @@ def matched_records(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> 
 def followed_alike(reference: Run, candidate: Run) -> tuple[dict[str, TokenRecord], dict[str, TokenRecord]]:
     """The records of both runs that follow one run's answers: the reference's, else the candidate's, else equal own answers."""
     ways = (
-        (OWN, reference.manifest["run_key"][:12]),
-        (candidate.manifest["run_key"][:12], OWN),
-        (OWN, OWN),
+        ([OWN], names_of(reference)),
+        (names_of(candidate), [OWN]),
+        ([OWN], [OWN]),
     )
     for mine, theirs in ways:
-        second = read_tokens(candidate.tensors, theirs)
-        first = read_tokens(reference.tensors, mine) if second else {}
+        second = records_of(candidate, theirs)
+        first = records_of(reference, mine) if second else {}
         if first:
             return first, second
     return {}, {}
 
 
+def names_of(run: Run) -> list[str]:
+    """The names under which others record that they followed this run: its key, and those of the shards it was merged from."""
+    manifest = run.manifest
+    keys = [manifest["run_key"], *(part["run_key"] for part in manifest.get("merged") or ())]
+    return list(dict.fromkeys(key[:12] for key in keys))
+
+
+def records_of(run: Run, followed: Sequence[str]) -> dict[str, TokenRecord]:
+    """The records that follow any of these names. Raises BundleError for a damaged part."""
+    return {item: record for name in followed for item, record in read_tokens(run.tensors, name).items()}
+
+
 def free_running(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Where the answers' own tokens part: on how many items, and after how many tokens at the median."""
-    known = [(pair.reference["output"]["tokens"], pair.candidate["output"]["tokens"]) for pair in pairs]
+    known = [(pair.reference["output"].get("tokens"), pair.candidate["output"].get("tokens")) for pair in pairs]
     known = [(before, after) for before, after in known if before is not None and after is not None]
     places = sorted(
         next((place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))

@@ -12,11 +12,14 @@ from collections.abc import Hashable, Sequence
 from math import inf, sqrt
 from typing import TYPE_CHECKING
 
+from workbench.metrics.stats.paired import tango
 from workbench.metrics.stats.resampling import cluster_codes, cluster_sums, effective_clusters, lower_tail, resampled_sums
 
 if TYPE_CHECKING:
     import numpy as np
 
+FEW_CHANGES = 5
+DIGITS = 12
 FEW_CLUSTERS = 40
 VERY_FEW_CLUSTERS = 8
 DRAWS = 10_000
@@ -100,6 +103,25 @@ def mean_interval(
         return low, high, "cluster bootstrap"
     robust_low, robust_high = cluster_interval(values, codes, confidence)
     return min(low, robust_low), max(high, robust_high), "cluster bootstrap and cluster-robust t interval, the wider"
+
+
+def unseen_changes(change: np.ndarray, confidence: float, scale: float = 1.0) -> tuple[float, float]:
+    """What items that all changed alike (not at all, as a rule) may hide: Tango's interval without a flip, for their share, around
+    the mean of ``change`` (n,).
+
+    A spread that is seen on fewer than ``FEW_CHANGES`` items is no spread to go by: one item of five that moved by 1e-9 would
+    make an interval of 1e-9. No width where more moved. ``scale`` is the most that a score can change by.
+    """
+    import numpy as np
+
+    n, mean = len(change), float(change.mean())
+    _, alike = np.unique(np.round(change, DIGITS), return_counts=True)
+    others = n - int(alike.max())
+    if others >= FEW_CHANGES:
+        return mean, mean
+    low, high = tango(0, 0, n, confidence)
+    share = scale * (n - others) / n
+    return mean + share * low, mean + share * high
 
 
 def design_effect(change: np.ndarray, codes: np.ndarray | None) -> float:

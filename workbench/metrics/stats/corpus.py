@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
-from workbench.metrics.stats.clusters import DRAWS, as_values, design_effect
+from workbench.metrics.stats.clusters import DRAWS, as_values, design_effect, unseen_changes
 from workbench.metrics.stats.paired import tango
 from workbench.metrics.stats.resampling import cluster_codes, cluster_sums, effective_clusters, lower_tail, resampled_sums
 
@@ -94,8 +94,9 @@ def ratio_interval(
     """The interval of mean(candidate) / mean(reference), by a paired bootstrap of its logarithm; None when the reference scores 0.
 
     For a relative margin of 2 %, equivalent means inside (1 / 1.02, 1.02), which is ``Margin(2.0, "relative").bounds``. Draws on which
-    the reference scores 0 widen both ends. Right-or-wrong scores give at least what Tango's interval on the effective number of items says of
-    the difference, so two runs without a flip are not called equal on five items. Raises ValueError for scores below 0.
+    the reference scores 0 widen both ends. It is at least what the difference's own interval says where few items changed: Tango's on the
+    effective number of items for right-or-wrong scores, ``clusters.unseen_changes`` for others, so two runs without a change
+    are not called equal on five items. Raises ValueError for scores below 0.
     """
     import numpy as np
 
@@ -120,5 +121,7 @@ def ratio_interval(
     if ((a == 0) | (a == 1)).all() and ((b == 0) | (b == 1)).all():
         effect = design_effect(b - a, codes)
         bounds = tango((b < a).sum() / effect, (b > a).sum() / effect, len(a) / effect, confidence)
-        low, high = min(low, max(0.0, 1 + bounds[0] / a.mean())), max(high, 1 + bounds[1] / a.mean())
+    else:
+        bounds = unseen_changes(b - a, confidence, max(1.0, float(max(a.max(), b.max()))))
+    low, high = min(low, max(0.0, 1 + bounds[0] / a.mean())), max(high, 1 + bounds[1] / a.mean())
     return float(low), float(high)

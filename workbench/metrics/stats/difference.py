@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from workbench.metrics.stats.clusters import as_values, design_effect, mean_interval, standard_error
+from workbench.metrics.stats.clusters import (
+    as_values,
+    design_effect,
+    mean_interval,
+    standard_error,
+    unseen_changes,
+)
 from workbench.metrics.stats.paired import mcnemar, tango
 from workbench.metrics.stats.planning import items_for_width, items_needed
 from workbench.metrics.stats.resampling import cluster_codes
@@ -65,7 +71,7 @@ class PairedDifference:
 
     def items_needed(self, margin: float) -> int | None:
         """Items at which the same rates would settle the verdict at ±``margin`` (a fraction); None when no number would."""
-        if self.method == TANGO:
+        if self.method in (TANGO, UNSEEN):
             return items_needed(self.broke, self.fixed, self.n, margin)
         half90 = max(self.high90 - self.difference, self.difference - self.low90)
         half95 = max(self.high95 - self.difference, self.difference - self.low95)
@@ -75,6 +81,7 @@ class PairedDifference:
 
 
 TANGO = "Tango score interval"
+UNSEEN = "interval of unseen changes"
 
 
 def paired_difference(
@@ -87,8 +94,8 @@ def paired_difference(
       Tango's on the effective number of items, ``n`` divided by the design effect, so that it always has a width;
     - on a scale: the t interval, cluster-robust where groups repeat (cluster bootstrap below 40 groups).
 
-    Where no score changed at all, an interval of no width would claim certainty from any number of items: the share of changed
-    items that may have gone unseen (Tango's interval without flips) takes its place, times the range of the scores.
+    Where no score changed at all, or on a scale all but four alike, an interval of hardly any width would claim certainty from any
+    number of items: it is at least what such items may hide (``clusters.unseen_changes``).
     Bounds outside what scores in 0..1 can reach are cut. ``reference`` and ``candidate`` are (n,), in the same order.
     Raises ValueError for lengths that differ, no item at all, or a value that is not a finite number.
     """
@@ -134,9 +141,10 @@ def _interval(
     if binary and codes is None:
         return *tango(broke, fixed, n, confidence), TANGO
     if not broke + fixed:
-        low, high = tango(0, 0, n, confidence)
-        return scale * low, scale * high, "interval of unseen changes"
+        return *unseen_changes(change, confidence, scale), UNSEEN
     low, high, method = mean_interval(change, codes, confidence)
+    if not binary and (unseen := unseen_changes(change, confidence, scale))[0] < low:
+        low, high, method = unseen[0], max(high, unseen[1]), f"{method} and {UNSEEN}, the wider"
     if binary:
         effect = design_effect(change, codes)
         score_low, score_high = tango(broke / effect, fixed / effect, n / effect, confidence)
