@@ -50,7 +50,8 @@ DEMO_RUNS := reports/demo --reference demo:vlm@torch
 demo: $(VENV)/.ready-run
 	$(BIN)/workbench eval demo $(DEMO_MODELS) --record media --record tokens --follow demo:vlm@torch --runs reports/demo
 	code=0; $(BIN)/workbench parity $(DEMO_RUNS) || code=$$?; \
-	$(BIN)/workbench report $(DEMO_RUNS) --out reports/demo-report; exit $$code
+	$(BIN)/workbench report $(DEMO_RUNS) --out reports/demo-report; \
+	echo "next: $(BIN)/workbench view reports/demo-report"; exit $$code
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -76,7 +76,7 @@ def test_parity_report_pack_and_verify_without_any_runtime(runs, bare, tmp_path)
         6: "information",
     }
     different = call(bare, tmp_path, "parity", str(torch_run), str(shrunken))
-    assert different.returncode == 1 and "The first broken rung is 2 (inputs)" in different.stdout, different.stderr
+    assert different.returncode == 1 and "The first rung that differs is 2 (inputs)" in different.stdout, different.stderr
     written = call(bare, tmp_path, "report", str(torch_run), "mlx.zip", str(shrunken), "--out", "page")
     assert written.returncode == 0, written.stderr
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")

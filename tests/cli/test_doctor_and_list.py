@@ -4,10 +4,13 @@ import json
 from importlib import metadata
 from types import SimpleNamespace
 
+import pytest
+
+from tests.report.bundles import make_line, make_run
 from workbench import registry
 from workbench.backends.base import Availability
 from workbench.cli import doctor
-from workbench.cli.main import main
+from workbench.cli.main import VERBS, main
 
 
 def rows(capsys, *words):
@@ -70,3 +73,22 @@ def test_list_shows_tasks_suites_models_and_no_runs_yet(capsys, tmp_path, monkey
     assert found["runs"] == []
     assert main(["list", "runs"]) == 0
     assert "none in reports/runs" in capsys.readouterr().out
+
+
+def test_list_runs_names_a_damaged_run_and_lists_the_others(capsys, tmp_path):
+    for name in ("a", "b"):
+        make_run(tmp_path, f"demo:{name}", [make_line("1")])
+    damaged, whole = sorted(tmp_path.iterdir())
+    for text in ("{", '{"headline": 5}'):
+        (damaged / "results.json").write_text(text)
+        found = {row["name"]: row["description"] for row in rows(capsys, "list", "runs", "--runs", str(tmp_path))["runs"]}
+        assert found[whole.name].startswith("complete: 100.00 %")
+        assert found[damaged.name].startswith("damaged: ") and "workbench verify" in found[damaged.name]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_plain_text(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: workbench {verb}") and "``" not in shown

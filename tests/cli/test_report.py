@@ -3,12 +3,15 @@
 import argparse
 import json
 import webbrowser
+from pathlib import Path
 
 import pytest
 
 from tests.report.bundles import make_line, make_run
 from workbench.cli import report, view
 from workbench.errors import BundleError, UsageError
+from workbench.run.bundle import Run
+from workbench.run.redact import redact
 
 
 @pytest.fixture
@@ -47,8 +50,11 @@ def test_it_prints_the_verdicts_and_the_page(runs, capsys, tmp_path):
 def test_the_same_runs_go_to_the_same_folder(runs, capsys):
     call(report, *runs)
     call(report, *runs)
-    first, second = [line for line in capsys.readouterr().out.splitlines() if line.endswith("index.html")]
-    assert first == second
+    call(report, *runs, "--margin", "1")
+    redacted = [str(redact(Run(run), Path("hidden") / str(place), b"key").folder) for place, run in enumerate(runs)]
+    call(report, *redacted)
+    first, second, *others = [line for line in capsys.readouterr().out.splitlines() if line.endswith("index.html")]
+    assert first == second and len({first, *others}) == 3, "another margin and a redacted copy are other reports"
 
 
 def test_json_reference_margin_and_out(runs, capsys, tmp_path):
@@ -96,6 +102,15 @@ def test_view_opens_a_report_by_folder_page_or_age(runs, capsys, opened):
         assert call(view, *words) == 0
         assert capsys.readouterr().out.strip() == f"reports/{expected}/index.html"
     assert len(opened) == 3
+
+
+def test_view_passes_over_a_draft_that_a_killed_report_left(runs, capsys, tmp_path):
+    call(report, *runs[:2], "--out", "reports/one")
+    draft = tmp_path / "reports" / ".two.draft-x1"
+    draft.mkdir()
+    (draft / "index.html").write_text("<!doctype html>half a")
+    capsys.readouterr()
+    assert call(view, "--no-open") == 0 and capsys.readouterr().out.strip() == "reports/one/index.html"
 
 
 def test_view_builds_a_report_of_runs(runs, capsys, opened, tmp_path):

@@ -126,6 +126,26 @@ def test_filters_search_pages_and_candidates(chromium, report):
     page.close()
 
 
+def test_it_begins_with_the_first_candidate_that_has_flips(chromium, tmp_path):
+    lines = [make_line(str(number)) for number in range(20)]
+    flipped = [make_line(str(number), number != 7) for number in range(20)]
+    runs = [make_run(tmp_path, f"demo:{name}", each) for name, each in (("a", lines), ("b", lines), ("c", flipped))]
+    page = chromium.open(write(*compared(*runs), tmp_path / "out"))
+    page.wait()
+    assert page.run("[...document.getElementById('view').options].map(o => o.text)") == ["demo:b (flips: 0)", "demo:c (flips: 1)"]
+    assert page.run("document.getElementById('view').value") == "1"
+    assert page.run("document.querySelector('.item .chip').textContent") == "▼broke"
+    page.close()
+
+
+def test_runs_that_share_no_items_say_so(chromium, tmp_path):
+    runs = [make_run(tmp_path, f"demo:{name}", [make_line(name)]) for name in "ab"]
+    page = chromium.open(write(*compared(*runs), tmp_path / "out"))
+    page.wait()
+    assert count(page) == "There are no items to show." and page.errors == []
+    page.close()
+
+
 def test_a_link_to_an_item_opens_its_page(chromium, report):
     page = chromium.open(f"{report.resolve().as_uri()}#item/1/colours/item%20129%2F129")
     page.wait()

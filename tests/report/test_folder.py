@@ -59,6 +59,16 @@ def test_a_folder_of_something_else_is_never_replaced(two, tmp_path):
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("names", [["report.md"], ["report.md", "items.csv", "index.html"]])
+def test_files_of_the_same_names_that_are_no_report_are_never_replaced(two, tmp_path, names):
+    (tmp_path / "out").mkdir()
+    for name in names:
+        (tmp_path / "out" / name).write_text("my own words")
+    with pytest.raises(UsageError, match="is no report"):
+        write(*two, tmp_path / "out")
+    assert all((tmp_path / "out" / name).read_text() == "my own words" for name in names)
+
+
 def test_nothing_half_written_stays_when_writing_fails(two, tmp_path, monkeypatch):
     earlier = write(*two, tmp_path / "out").read_bytes()
 
@@ -71,6 +81,38 @@ def test_nothing_half_written_stays_when_writing_fails(two, tmp_path, monkeypatc
     assert "--out" in caught.value.fix
     assert (tmp_path / "out" / "index.html").read_bytes() == earlier
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "why"),
+    [
+        ("results.json", "headline", None, "headline is no mapping"),
+        ("results.json", "headline", {"metric": "accuracy", "unit": "%"}, "headline.value is missing"),
+        ("results.json", "interval", {"low": "all"}, "interval.low is no finite number"),
+        ("results.json", "chance", "a quarter", "chance is no finite number"),
+        ("results.json", "groups", "even", "groups is no mapping"),
+        ("results.json", "item_errors", [], "item_errors is no whole number"),
+        ("environment.json", "memory_bytes", "much", "0.memory_bytes is no finite number"),
+        ("environment.json", "device", "cpu", "0.device is no mapping"),
+    ],
+)
+def test_a_bundle_edited_by_hand_is_a_clear_error(tmp_path, file, field, value, why):
+    bundle = make_run(tmp_path, "demo:a", [make_line("1")])
+    found = json.loads((bundle / file).read_text())
+    (found[0] if isinstance(found, list) else found)[field] = value
+    (bundle / file).write_text(json.dumps(found))
+    with pytest.raises(BundleError, match=re.escape(file)) as caught:
+        write(*compared(bundle), tmp_path / "out")
+    assert why in caught.value.why and not (tmp_path / "out").exists()
+
+
+def test_results_that_contradict_themselves_still_have_a_report(tmp_path):
+    bundle = make_run(tmp_path, "demo:a", [make_line("1", groups=[["kind", "even"]])])
+    found = json.loads((bundle / "results.json").read_text())
+    found["groups"]["kind"]["even"] |= {"n": -1, "correct": 7}
+    found |= {"score_range_over_seeds": [1], "scored": None, "item_errors": None}
+    (bundle / "results.json").write_text(json.dumps(found))
+    assert "results.json changed" in write(*compared(bundle), tmp_path / "out").read_text()
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):
@@ -101,8 +143,9 @@ def test_hostile_text_in_the_markdown_twin(tmp_path):
     bad = "x | y\n\n<img src=x onerror=alert(1)> [a](javascript:alert(1)) ```"
     sides, comparisons = compared(
         make_run(tmp_path, "demo:a", [make_line(bad, True, groups=[[bad, bad]])]),
-        make_run(tmp_path, "demo:b", [make_line(bad, False, answer=bad, reason=bad)]),
+        make_run(tmp_path, "demo:b", [make_line(bad, False, answer=bad)]),
     )
+    comparisons[0].pairs[0].candidate["score"]["reason"] = bad  # a bundle with such a reason is refused when it is read
     twin = (write(sides, comparisons, tmp_path / "out").parent / "report.md").read_text()
     assert "<img" not in twin and not re.search(r"(?<!\\)[\[\]`]", twin)
     assert json.dumps(bad) not in twin

@@ -89,6 +89,29 @@ def test_the_budget_holds_and_what_is_left_out_is_counted(tmp_path):
     assert found.left_out == sum(isinstance(answer, media.Missing) for answer in answers) == 6 - len(found.kept)
 
 
+def test_a_picture_left_out_is_counted_once_and_not_when_it_came_later(tmp_path):
+    files = {f"{sha(data)}.png": data for data in (picture(1), picture(2))}
+    first, second = (name.removesuffix(".png") for name in files)
+    found = thumbnails(tmp_path, files)
+    for name in (first, first, second, second):
+        assert found.skip(name).reason == media.OVER_BUDGET
+    assert found.left_out == 2
+    assert found.find("colours", "1", first) == 0 and found.left_out == 1
+
+
+def test_what_was_redacted_is_not_brought_back_from_the_tasks_data(tmp_path):
+    from workbench.run.redact import redact
+    from workbench.tasks.catalogue import load_task
+
+    task = load_task("mmstar-sample")
+    sample = task.load(1).samples[0]
+    asked = task.ask(sample).inputs["images"][0]
+    plain = Run(make_run(tmp_path, "demo:a", [make_line(sample.id, media=[asked.sha256])], task=task.name))
+    hidden = redact(plain, tmp_path / "hidden", b"key")
+    assert media.Thumbnails([hidden]).find(task.name, sample.id, asked.sha256).reason == media.REDACTED
+    assert media.Thumbnails([hidden, plain]).find(task.name, sample.id, asked.sha256) == 0
+
+
 def test_none_are_made_when_none_are_wanted(tmp_path):
     data = picture(1)
     found = thumbnails(tmp_path, {f"{sha(data)}.png": data}, wanted=False)

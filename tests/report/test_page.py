@@ -15,6 +15,8 @@ import pytest
 from tests.report.bundles import compared, make_line, make_run, picture
 from workbench.metrics.stats import INCOMPARABLE
 from workbench.report import page, write
+from workbench.run.bundle import Run
+from workbench.run.redact import redact
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=hacked=1>\u202e{{7*7}}'\" onclick='x"
 
@@ -221,6 +223,57 @@ def test_runs_that_may_not_be_compared_name_the_field(tmp_path):
     _, found = read(sides, comparisons, tmp_path)
     assert "What makes demo:b incomparable" in found.text and "Another question?" in found.text
     assert "no group to show" in found.text and found.index()["id"] == []
+
+    assert "first rung that differsnot judged" in found.text and "broken" not in found.text
+
+
+def test_a_rung_that_differs_on_purpose_is_not_called_broken(tmp_path):
+    weights = {"demo:a": "a" * 64, "demo:b": "b" * 64}
+    sides, comparisons = compared(*(make_run(tmp_path, name, lines(), weights=each) for name, each in weights.items()))
+    assert comparisons[0].first_broken.number == 1
+    source, found = read(sides, comparisons, tmp_path)
+    assert "first rung that differs1 artifact" in found.text and "broken" not in source.lower()
+    sides, comparisons = compared(make_run(tmp_path, "demo:c", lines()), make_run(tmp_path, "demo:d", lines()))
+    assert comparisons[0].rung(4).status == "not run"
+    assert "first rung that differsnone of those judged" in read(sides, comparisons, tmp_path)[1].text
+
+
+@pytest.mark.parametrize("keys", [(b"one", b"one"), (b"one", b"two"), (b"one", None)])
+def test_redacted_answers_are_called_other_answers_only_where_that_can_be_told(tmp_path, keys):
+    """Under one key markers can be compared. Under two keys, or with a plain side, differing markers say nothing."""
+    answers = [["the same", "one answer"], ["the same", "another"]]
+    folders = []
+    for name, texts, key in zip("ab", answers, keys, strict=True):
+        made = make_run(tmp_path, f"demo:{name}", [make_line(text[:3], text=text, answer=text) for text in texts])
+        one = [{**json.loads(line), "id": str(place)} for place, line in enumerate((made / "samples.jsonl").open())]
+        (made / "samples.jsonl").write_text("".join(json.dumps({**line, "input_hash": line["id"]}) + "\n" for line in one))
+        folders.append(redact(Run(made), tmp_path / "hidden" / name, key).folder if key else made)
+    _, found = read(*compared(*folders), tmp_path)
+    changes = sorted(page.CHANGES[code] for code in found.index()["change"])
+    assert changes == (["changed", "same"] if keys[0] == keys[1] else ["redacted", "redacted"])
+    assert all(row[1] is None for row in found.rows()), "one question, not two markers of it"
+
+
+def test_the_page_has_words_for_every_kind_of_change():
+    script = (page.HERE / "page.js").read_text(encoding="utf-8")
+    words = re.search(r"CHANGE_WORDS = \{(.*?)\};", script, re.DOTALL)[1]
+    assert re.findall(r"(\w+): \[", words) == list(page.CHANGES)
+
+
+def test_what_is_cut_is_counted_once_for_all_candidates(tmp_path):
+    long = "y" * 5_000
+    sides, comparisons = compared(*(make_run(tmp_path, f"demo:{name}", lines(n=4, text=long)) for name in "abc"))
+    _, found = read(sides, comparisons, tmp_path)
+    assert "4 items have texts too long" in found.text
+
+
+def test_groups_that_a_page_cannot_hold_are_counted(tmp_path):
+    many = [make_line(str(number), groups=[["kind", f"k{max(0, number - 5)}"]]) for number in range(75)]
+    alone, twice = make_run(tmp_path, "demo:a", many), make_run(tmp_path, "demo:b", many)
+    _, single = read(*compared(alone), tmp_path)
+    assert "10 more groups, none with more items, are in the bundle's results.json" in single.text and "k0" in single.text
+    _, pair = read(*compared(alone, twice), tmp_path)
+    assert "10 more groups, none with more items, are in strata.csv" in pair.text
 
 
 def test_items_on_one_side_only_are_listed(tmp_path):

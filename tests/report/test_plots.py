@@ -46,3 +46,12 @@ def test_nothing_to_draw_is_said(tmp_path):
     sides, comparisons = compared(make_run(tmp_path, "demo:a", [make_line("1")]), make_run(tmp_path, "demo:b", [make_line("2")]))
     with pytest.raises(ValueError, match="no item"):
         plot_differences(comparisons[0])
+
+
+def test_thousands_of_groups_make_a_picture_that_can_be_drawn(tmp_path):
+    lines = [make_line(str(number), groups=[["kind", f"group {number % 700}"]]) for number in range(1_000)]
+    _, comparisons = compared(make_run(tmp_path, "demo:a", lines), make_run(tmp_path, "demo:b", lines))
+    ax = plot_differences(comparisons[0])
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[0].startswith("all items") and len(labels) == 60 and all("n=2" in label for label in labels[1:])
+    assert "641 more groups" in ax.get_xlabel() and ax.figure.get_size_inches()[1] < 30

@@ -29,7 +29,7 @@ def test_ten_megabytes_are_cut_and_say_so():
     assert text.bounded("short", 4_000) == "short"
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")'])
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1+1", '=HYPERLINK("http://x")'])
 def test_no_cell_is_a_formula(cell):
     assert text.csv_cell(cell) == f"'{cell}"
     file = io.StringIO()
@@ -41,17 +41,26 @@ def test_cells_keep_numbers_and_are_bounded():
     assert text.csv_cell(-0.5) == -0.5 and text.csv_cell(None) == "" and text.csv_cell(["a", 1]) == '["a", 1]'
     cut = text.csv_cell("y" * 40_000)
     assert len(cut) < 32_767 and cut.endswith("40,000 characters in all")
+    unseen = text.csv_cell("\x01" * 31_000)
+    assert len(unseen) < 32_767 and unseen.startswith("⟨U+0001⟩") and unseen.endswith("31,000 characters in all")
 
 
 def test_markdown_has_no_markup_of_a_models():
     shown = text.markdown(
         "<script>x</script> | `code` **bold** [a](javascript:alert(1)) ![i](http://e.com/p.png)\n# head @user https://e.com"
     )
-    assert "<" not in shown and "\n" not in shown and "://" not in shown and "@" not in shown
+    assert "<" not in shown and "\n" not in shown and "://" not in shown and "@user" not in shown
     for mark in "|`*[]!#":
         assert all(
             shown[place - 1] == "\\" or shown[place - 1 : place + 1] == "&#" for place, found in enumerate(shown) if found == mark
         )
+
+
+def test_markdown_mentions_nobody_and_leaves_model_names_readable():
+    assert text.markdown("demo:vlm@torch") == "demo:vlm@torch"
+    for mention in ("@octocat", "a @octocat", "(@octocat)", "|@octocat"):
+        assert "@octocat" not in text.markdown(mention) and "@&#8203;octocat" in text.markdown(mention)
+    assert "@" not in text.markdown("somebody@example.com")
 
 
 def test_numbers_as_readers_see_them():

@@ -39,7 +39,9 @@ def models() -> list[dict[str, str]]:
     rows = []
     for backend in backend_names():
         if backend == "server":
-            rows.append({"name": "server:http://HOST:PORT#NAME", "description": "any OpenAI-compatible server; NAME as it lists it"})
+            rows.append(
+                {"name": "server:http://HOST:PORT#NAME", "description": "any OpenAI-compatible server; NAME as it lists it"}
+            )
             continue
         if demo_model("vlm"):
             rows.append({"name": f"demo:vlm@{backend}", "description": "bundled 64-pixel vision-language model, fp32"})
@@ -50,12 +52,20 @@ def models() -> list[dict[str, str]]:
 
 
 def runs(folder: Path) -> list[dict[str, str]]:
+    from workbench.errors import BundleError
+    from workbench.report.shapes import check_results
     from workbench.run.bundle import Run, find_bundles
     from workbench.run.summary import interval_text, score_text
 
     rows = []
     for path, manifest in find_bundles(folder):
-        results = Run(path).results if manifest["status"] == "complete" else None
+        run = Run(path)
+        try:
+            check_results(run)
+            results = run.results if manifest["status"] == "complete" else None
+        except BundleError as error:
+            rows.append({"name": path.name, "description": f"damaged: {error.what}; try: workbench verify {path}"})
+            continue
         score = f"{score_text(results)} ({interval_text(results)}), n = {results['n']}" if results else f"{manifest['n']} items"
         rows.append({"name": path.name, "description": f"{manifest['status']}: {score}"})
     return rows

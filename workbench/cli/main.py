@@ -39,6 +39,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     for name, text in VERBS.items():
         if name == verb:
             import_module(f"workbench.cli.{name}").add_parser(parsers)
+            described = parsers.choices[name]
+            described.description = (described.description or text).replace("``", "`")
         else:
             parsers.add_parser(name, help=text)
     return parser

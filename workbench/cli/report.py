@@ -58,15 +58,17 @@ def build(arguments: argparse.Namespace, out: Path | None, media: Any = "auto") 
         from workbench.parity.ladder import compare_all
 
         comparisons = list(compare_all(sides, margin=margin))
-    path = write(sides, comparisons, out or default_folder(sides), media=media, command=command_of(sides, arguments))
+    path = write(sides, comparisons, out or default_folder(sides, arguments), media=media, command=command_of(sides, arguments))
     return path, comparisons
 
 
-def default_folder(sides: Sequence[Any]) -> Path:
+def default_folder(sides: Sequence[Any], arguments: argparse.Namespace) -> Path:
+    """One folder for the same runs read in the same way: another margin, or a redacted copy, must not replace the first report."""
     from workbench.fingerprint import of_json
 
-    keys = [[run.manifest["run_key"] for run in side.all_runs] for side in sides]
-    return REPORTS / f"report-{of_json(keys, 10)}"
+    runs = [[[run.manifest["run_key"], bool(run.manifest.get("redacted"))] for run in side.all_runs] for side in sides]
+    read = [arguments.margin, arguments.relative_margin, arguments.partial, getattr(arguments, "no_media", False)]
+    return REPORTS / f"report-{of_json([runs, read], 10)}"
 
 
 def command_of(sides: Sequence[Any], arguments: argparse.Namespace) -> str:

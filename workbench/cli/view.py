@@ -57,7 +57,8 @@ def page_of(path: Path) -> Path | None:
 
 def newest(folder: Path) -> Path:
     """The page written last under ``folder``."""
-    pages = sorted(folder.glob(f"*/{PAGE}"), key=lambda page: page.stat().st_mtime_ns)
+    pages = [page for page in folder.glob(f"*/{PAGE}") if not page.parent.name.startswith(".")]  # those are drafts
+    pages.sort(key=lambda page: page.stat().st_mtime_ns)
     if not pages:
         raise UsageError(f"there is no report in {folder}/", fix="workbench report RUN...")
     return pages[-1]

@@ -31,6 +31,9 @@ SYMBOLS = {
 }
 """Beside every colour stands a symbol, and beside every symbol its word."""
 
+JUDGED = (1, 2, 4, 5)
+"""The rungs that this version judges when their evidence is there."""
+
 MOST_ROWS = 60
 """Groups of one axis on the page, those with the most items; ``strata.csv`` has all."""
 
@@ -69,9 +72,15 @@ class Candidate:
         return self.verdict.sentence.removeprefix(f"{self.verdict.name}: ")
 
     @property
-    def first_broken(self) -> str:
+    def first_different(self) -> str:
+        """The lowest rung that differs, as a reader sees it. A rung may differ on purpose (another precision), so it is not a fault."""
+        if self.verdict.name == INCOMPARABLE:
+            return "not judged"
         rung = self.comparison.first_broken
-        return "none" if rung is None else f"{rung.number} {rung.name}"
+        if rung is not None:
+            return f"{rung.number} {rung.name}"
+        judged = all(each.status in ("same", "close") for each in self.rungs if each.number in JUDGED)
+        return "none" if judged else "none of those judged"
 
     @property
     def figures(self) -> list[tuple[str, str]]:
@@ -85,7 +94,7 @@ class Candidate:
         found += [("margin", self.verdict.margin.text), ("n", f"{self.verdict.n:,} items")]
         if self.overall is not None:
             found.append(("flips", f"{self.overall.broke:,} broke, {self.overall.fixed:,} fixed"))
-        found.append(("first broken rung", self.first_broken))
+        found.append(("first rung that differs", self.first_different))
         if self.verdict.needed is not None:
             found.append(("items that would settle it", f"{self.verdict.needed:,}"))
         return found
@@ -160,13 +169,17 @@ class SideGroups:
     side: Side
 
     @property
-    def axes(self) -> list[tuple[str, list[tuple[GroupRow, Any]]]]:
+    def axes(self) -> list[tuple[str, list[tuple[GroupRow, Any]], int]]:
+        """(title, rows with their pictures, how many more groups there are); where there are too many, those with the most items."""
         found: dict[str, list[tuple[GroupRow, Any]]] = {}
         for row in group_rows(self.side):
             drawn = share_svg(row.value, row.low, row.high) if row.unit == "%" and row.value is not None else ""
             title = f"by {row.axis} · {row.task}" if len(self.side.tasks) > 1 else f"by {row.axis}"
             found.setdefault(title, []).append((row, drawn))
-        return [(title, rows[:MOST_ROWS]) for title, rows in found.items()]
+        largest = {
+            title: rows if len(rows) <= MOST_ROWS else sorted(rows, key=lambda each: -each[0].n) for title, rows in found.items()
+        }
+        return [(title, rows[:MOST_ROWS], max(0, len(rows) - MOST_ROWS)) for title, rows in largest.items()]
 
 
 def comparison_rung(comparison: Comparison, number: int) -> Rung:

@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.parity.sides import Side, flat
 from workbench.report.text import byte_text
+from workbench.report.timings import gpu_text
 
 HASH = re.compile(r"[0-9a-f]{32,}")
 TIMES = ("first created", "last finished")
@@ -57,7 +58,7 @@ def properties(side: Side) -> dict[tuple[str, str], Any]:
         latest = sessions[-1]
         memory = latest.get("memory_bytes")
         add("machine", {"cpu": latest.get("cpu"), "cores": latest.get("cores"), "memory": byte_text(memory) if memory else None})
-        add("machine", {"gpus": ", ".join(str(gpu.get("name")) for gpu in latest.get("gpus") or []) or None})
+        add("machine", {"gpus": gpu_text(latest) or None})
         add("machine", {name: latest.get(name) for name in ("system", "system_release", "machine", "python")})
         add("machine", {"device": (latest.get("device") or {}).get("name") or (latest.get("device") or {}).get("kind")})
         add("machine", {"hardware key": latest.get("hardware_key")})

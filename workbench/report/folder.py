@@ -20,11 +20,14 @@ from workbench.report.items import Texts, item_view
 from workbench.report.markdown import markdown_text
 from workbench.report.media import Thumbnails
 from workbench.report.page import render
+from workbench.report.shapes import check
 from workbench.report.sheets import write_sheets
 
 PAGE = "index.html"
 OWN_FILES = {PAGE, "report.md", "scores.csv", "strata.csv", "items.csv", "rungs.csv", "timings.csv"}
 """All that a report's folder holds; a folder with anything else is never replaced."""
+MARK = b'name="generator" content="parity-workbench '
+"""Stands in the head of every page that was written here."""
 
 
 def write(
@@ -40,10 +43,13 @@ def write(
 
     ``comparisons`` may be empty: then there is no verdict. ``media``: thumbnails of what is in the bundles or in the tasks' own
     data here, or none. ``command`` is printed at the foot. The same bundles give the same bytes. An earlier report in ``out`` is
-    replaced; raises UsageError when something else is there, BundleError when it cannot be written.
+    replaced; raises UsageError when something else is there, BundleError when it cannot be written or a bundle is damaged.
     """
     if not sides:
         raise UsageError("there is nothing to report", why="no run was given", fix="workbench list runs")
+    for side in sides:
+        for run in side.all_runs:
+            check(run)
     out = Path(out)
     refuse_others(out)
     try:
@@ -118,11 +124,21 @@ def refuse_others(out: Path) -> None:
         return
     if not out.is_dir() or out.is_symlink():
         raise UsageError(f"{out} is not a folder", why="a report is a folder", fix="--out FOLDER")
-    others = sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES)
+    names = sorted(path.name for path in out.iterdir())
+    others = [name for name in names if name not in OWN_FILES] or ([] if is_report(out) else names)
     if others:
         raise UsageError(
             f"{out} is no report", why=f"it holds {others[0]!r}, and a report replaces its folder", fix="--out ANOTHER_FOLDER"
         )
+
+
+def is_report(folder: Path) -> bool:
+    """Whether its page was written here."""
+    try:
+        with open(folder / PAGE, "rb") as file:
+            return MARK in file.read(4_000)
+    except OSError:
+        return False
 
 
 def unwritable(out: Path, error: OSError) -> BundleError:

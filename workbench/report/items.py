@@ -24,8 +24,9 @@ from workbench.report.text import bounded, plain, visible
 
 CHUNK = 500
 LONGEST_NAME = 300
-CHANGES = ("broke", "fixed", "changed", "reworded", "same", "wrong", "right", "unscored")
-"""``changed``: another answer, same score. ``reworded``: same answer, other text. The last three are of a run without reference."""
+CHANGES = ("broke", "fixed", "changed", "reworded", "redacted", "same", "wrong", "right", "unscored")
+"""``changed``: another answer, same score. ``reworded``: same answer, other text. ``redacted``: same score, and whether the texts
+are the same cannot be told. The last three are of a run without reference."""
 
 Line = Mapping[str, Any]
 
@@ -42,8 +43,9 @@ class Texts:
     short_bytes: int = 60_000_000
     used_full: int = 0
     used_short: int = 0
-    cut_items: int = 0
-    without_prompt: int = 0
+    cut_items: set[tuple[str, str]] = field(default_factory=set)
+    without_prompt: set[tuple[str, str]] = field(default_factory=set)
+    """(task, id) of items, each once however many candidates show it."""
 
     def limit(self, important: bool) -> int:
         if important and self.used_full < self.full_bytes:
@@ -78,6 +80,8 @@ class Entry:
     change: str
     reference: Line
     candidate: Line | None
+    hidden: bool = False
+    """``Pair.hidden``: redaction hides whether the texts are the same."""
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -90,7 +94,7 @@ def entries(source: Comparison | Side) -> list[Entry]:
         found = [Entry(task, worth(line), line, None) for task, lines in source.lines.items() for line in lines.values()]
         order = {"unscored": 0, "wrong": 1, "right": 2}
     else:
-        found = [Entry(pair.task, change_of(pair), pair.reference, pair.candidate) for pair in source.pairs]
+        found = [Entry(pair.task, change_of(pair), pair.reference, pair.candidate, pair.hidden) for pair in source.pairs]
         order = {name: number for number, name in enumerate(CHANGES)}
     return sorted(found, key=lambda entry: (order[entry.change], not failed(entry)))
 
@@ -98,6 +102,8 @@ def entries(source: Comparison | Side) -> list[Entry]:
 def change_of(pair: Any) -> str:
     if pair.change != "same":
         return pair.change
+    if pair.hidden:
+        return "redacted"
     return "changed" if not pair.same_answer else "same" if pair.same_text else "reworded"
 
 
@@ -157,13 +163,16 @@ def row(entry: Entry, texts: Texts, thumbnails: Thumbnails) -> list[Any]:
     prompts = [prompt_of(each) for each in asked]
     prompt = other = None
     if limit == texts.shortest:
-        texts.without_prompt += any(text is not None for text in prompts)
+        if any(text is not None for text in prompts):
+            texts.without_prompt.add((entry.task, entry.reference["id"]))
     else:
         prompt = None if prompts[0] is None else bounded(prompts[0], limit)
-        if len(prompts) > 1 and prompts[1] is not None and prompts[1] != prompts[0]:
+        if entry.candidate and prompts[1] not in (None, prompts[0]) and not entry.hidden:
             other = bounded(prompts[1], limit)
     answers = [side_of(line, limit) for line in entry.lines]
-    texts.cut_items += any(len(line["output"]["value"] or "") > limit for line in entry.lines)
+    shown = (*(text for text in prompts if limit > texts.shortest), *(line["output"]["value"] for line in entry.lines))
+    if any(len(text or "") > limit for text in shown):
+        texts.cut_items.add((entry.task, entry.reference["id"]))
     if len(answers) > 1 and answers[0][0] is not None and entry.lines[0]["output"]["value"] == entry.lines[1]["output"]["value"]:
         answers[1][0] = 1
     texts.spend(limit, (prompt, other, *(answer[0] for answer in answers)))
@@ -206,7 +215,7 @@ def side_of(line: Line, limit: int) -> list[Any]:
     if score.get("random"):
         more.append(["drawn", "no answer could be read; the official protocol drew this one at random"])
     text = None if output["value"] is None else bounded(output["value"], limit)
-    answer = None if score["answer"] is None else bounded(plain(score["answer"]), 300)
+    answer = None if score.get("answer") is None else bounded(plain(score["answer"]), 300)
     return [text, answer, score["value"], visible(output["finish"]), more]
 
 

@@ -76,11 +76,11 @@ def verdicts(candidates: Sequence[Candidate]) -> Iterator[str]:
                 each.verdict.margin.text,
                 f"{each.verdict.n:,}",
                 f"{each.overall.broke:,} / {each.overall.fixed:,}" if each.overall else "–",
-                each.first_broken,
+                each.first_different,
             )
             for each in candidates
         ]
-        columns = ("candidate", "verdict", "difference", "90 % interval", "margin", "n", "broke / fixed", "first broken rung")
+        columns = ("candidate", "verdict", "difference", "90 % interval", "margin", "n", "broke / fixed", "first rung that differs")
         yield table(columns, rows, right=(2, 5, 6))
 
 
@@ -141,7 +141,7 @@ def side_groups(sides: Sequence[Side]) -> Iterator[str]:
     rows = [
         (markdown(side.label), markdown(title), markdown(row.name), f"{row.n:,}", fact(row.value))
         for side in sides
-        for title, found in SideGroups(side).axes
+        for title, found, _ in SideGroups(side).axes
         for row, _ in found
     ]
     if rows:
@@ -194,7 +194,7 @@ def flips(comparison: Comparison, *, several: bool) -> Iterator[str]:
     for entry in found[:MOST_FLIPS]:
         gold = (entry.reference.get("input") or {}).get("target")
         told = [
-            f"{markdown(plain(line['score']['answer']), 80) or '–'} ({markdown(line['score']['reason'], 40)})"
+            f"{markdown(plain(line['score'].get('answer')), 80) or '–'} ({markdown(line['score']['reason'], 40)})"
             for line in entry.lines
         ]
         rows.append((entry.change, markdown(entry.task), markdown(entry.reference["id"], 100), markdown(plain(gold), 80), *told))

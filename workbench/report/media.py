@@ -4,7 +4,8 @@
     thumbnails.find("mmstar-sample", "17", "9f2c...")     # 0: the first picture kept, or a Missing that says why there is none
 
 A file is only ever read through ``Media.image()``: an SVG, a polyglot or a bomb is refused there. Pictures are looked for in the
-bundles' ``media/`` folders, then in the task's own data where that is on this machine; nothing is downloaded.
+bundles' ``media/`` folders, then in the task's own data where that is on this machine; nothing is downloaded. Where every bundle
+is redacted the second is not done: a report must not bring back what was taken out.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Thumbnail:
 
 
 ABSENT = "image not in the bundle; record it with: workbench eval ... --record media"
-OVER_BUDGET = "image left out to keep this page small"
+OVER_BUDGET = "image left out to keep this page small and quick to make"
 NOT_ASKED = "images were left out of this report"
+REDACTED = "image removed by redaction"
 
 
 class Thumbnails:
@@ -62,9 +64,15 @@ class Thumbnails:
         self.runs, self.budget, self.wanted = list(runs), budget, wanted
         self.kept: list[Thumbnail] = []
         self.bytes = 0
-        self.left_out = 0
+        self._over_budget: set[str] = set()
+        self._redacted = bool(self.runs) and all(run.manifest.get("redacted") for run in self.runs)
         self._known: dict[str, int | Missing] = {}
         self._tasks: dict[str, TaskMedia] = {}
+
+    @property
+    def left_out(self) -> int:
+        """How many different pictures are not on the page because of its bounds, each counted once."""
+        return len(self._over_budget - {picture.sha256 for picture in self.kept})
 
     def find(self, task: str, item: str, sha256: Any) -> int | Missing:
         """The number of the picture in ``kept``, or why there is none. Decides once a hash."""
@@ -78,8 +86,8 @@ class Thumbnails:
         found = self._known.get(str(sha256))
         if found is not None:
             return found
-        self.left_out += 1
-        return Missing(OVER_BUDGET if self.wanted else NOT_ASKED, str(sha256)[:12])
+        self._over_budget.add(str(sha256))
+        return Missing(OVER_BUDGET, str(sha256)[:12])
 
     def _make(self, task: str, item: str, sha256: str) -> int | Missing:
         short = sha256[:12]
@@ -88,11 +96,11 @@ class Thumbnails:
         if not HASH.fullmatch(sha256):
             return Missing("the bundle names no valid hash for this image", short)
         if self.bytes >= self.budget or len(self.kept) >= MOST_PICTURES:
-            self.left_out += 1
+            self._over_budget.add(sha256)
             return Missing(OVER_BUDGET, short)
-        media = self._in_bundles(sha256) or self._in_task(task, item, sha256)
+        media = self._in_bundles(sha256) or (None if self._redacted else self._in_task(task, item, sha256))
         if media is None:
-            return Missing(ABSENT, short)
+            return Missing(REDACTED if self._redacted else ABSENT, short)
         if isinstance(media, Missing):
             return media
         try:
@@ -102,7 +110,7 @@ class Thumbnails:
         except Exception as error:  # noqa: BLE001  a decoder may raise anything on a hostile file; the report goes on
             return Missing(f"image cannot be decoded ({type(error).__name__})", short)
         if self.bytes + len(made.url) > self.budget:
-            self.left_out += 1
+            self._over_budget.add(sha256)
             return Missing(OVER_BUDGET, short)
         self.bytes += len(made.url)
         self.kept.append(made)

@@ -5,7 +5,7 @@
   const byId = (id) => document.getElementById(id);
   const config = JSON.parse(byId("config").textContent);
   const CHANGE_WORDS = {
-    broke: ["▼", "broke"], fixed: ["▲", "fixed"], changed: ["~", "another answer"], reworded: ["≈", "other words"],
+    broke: ["▼", "broke"], fixed: ["▲", "fixed"], changed: ["~", "another answer"], reworded: ["≈", "other words"], redacted: ["▪", "same score, text redacted"],
     same: ["=", "unchanged"], wrong: ["✗", "wrong"], right: ["✓", "right"], unscored: ["–", "no score"],
   };
   const MOST_GROUPS = 1000; // a longer select is slow; the search finds the others
@@ -150,7 +150,7 @@
     asked.append(element("h4", { text: row[1] === null ? "asked" : "asked, reference" }), row[0] === null ? element("pre", { class: "none", text: "not on this page" }) : foreign(row[0], "pre"));
     if (row[1] !== null) asked.append(element("h4", { text: "asked, candidate" }), foreign(row[1], "pre"));
     asked.append(element("dl", {}, element("dt", { text: "gold" }), element("dd", {}, row[2] === null ? element("span", { class: "soft", text: "not recorded" }) : foreign(row[2]))));
-    const pictures = row[3].length ? element("div", { class: "pictures" }, ...row[3].map(picture)) : null;
+    const pictures = row[3].length ? element("div", { class: row[3].length > 2 ? "pictures many" : "pictures" }, ...row[3].map(picture)) : null;
     const body = element("div", { class: `item-body${compared ? "" : " alone"}${pictures ? " pictured" : ""}` }, pictures, asked, answer(compared ? "reference" : "response", row[4], null, index.reason_names[index.reason0[place]]));
     if (compared) body.append(answer("candidate", row[5], row[4], index.reason_names[index.reason1[place]]));
     const made = element("li", { class: state.here === place ? "item here" : "item" }, head, body);
@@ -170,7 +170,7 @@
     const total = index.id.length;
     const count = state.found.length;
     const from = state.page * config.pageSize + 1;
-    byId("count").textContent = count === 0 ? `No item of ${number(total)} fits.` : `${number(from)} to ${number(from + shown.length - 1)} of ${number(count)} items${count === total ? "" : ` that fit, of ${number(total)}`}.${state.search ? " Searched: ids and the texts on this page." : ""}`;
+    byId("count").textContent = total === 0 ? "There are no items to show." : count === 0 ? `No item of ${number(total)} fits.` : `${number(from)} to ${number(from + shown.length - 1)} of ${number(count)} items${count === total ? "" : ` that fit, of ${number(total)}`}.${state.search ? " Searched: ids and the texts on this page." : ""}`;
     for (const pager of document.querySelectorAll("[data-pager]")) {
       pager.hidden = pages < 2;
       pager.replaceChildren(...[["first", 0, state.page > 0], ["previous", state.page - 1, state.page > 0], [null], ["next", state.page + 1, state.page < pages - 1], ["last", pages - 1, state.page < pages - 1]].map(([text, target, enabled]) => {
@@ -268,6 +268,9 @@
     }
     listen();
     if (!(await follow())) {
+      // The first candidate with flips: an empty beginning would hide them.
+      state.view = Math.max(0, config.views.findIndex((view) => view.counts.broke || view.counts.fixed));
+      if (byId("view")) byId("view").value = String(state.view);
       await setUpView();
       await refresh();
     }

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.parity.comparison import Comparison
+from workbench.parity.comparison import Comparison, Stratum
 from workbench.parity.sides import Side, read_sides
-from workbench.report.blocks import finite
+from workbench.report.blocks import MOST_ROWS, finite
 from workbench.report.forest import margin_bounds
 from workbench.report.scores import score_rows
 from workbench.report.text import visible
@@ -23,13 +23,14 @@ INK, POINT, BAND = "#3a424b", "#1d5fa6", "#dbe8f4"
 
 
 def plot_differences(comparison: Comparison, ax: Any = None) -> Any:
-    """Paired differences with 90 % intervals in points, one row a group, and the margin as a band.
+    """Paired differences with 90 % intervals in points, one row a group (at most ``MOST_ROWS``), and the margin as a band.
 
     Raises ValueError when no item is paired.
     """
     if not comparison.strata:
         raise ValueError("no item was answered by both sides, so there is no difference to draw")
-    strata = list(comparison.strata)
+    strata = most_telling(comparison.strata)
+    more = len(comparison.strata) - len(strata)
     ax = ax if ax is not None else new_axes(len(strata))
     low, high = margin_bounds(comparison.verdict.margin, strata[0].paired.reference)
     ax.axvspan(100 * low, 100 * high, color=BAND, zorder=0, label=f"margin {comparison.verdict.margin.text}")
@@ -41,7 +42,7 @@ def plot_differences(comparison: Comparison, ax: Any = None) -> Any:
         ax.plot([100 * paired.difference], [row], marker, color=POINT, markersize=size, zorder=3)
     ax.set_yticks(range(len(strata)), [literal(f"{each.name}  n={each.paired.n:,}") for each in strata])
     ax.invert_yaxis()
-    ax.set_xlabel("candidate minus reference, points (90 % interval)")
+    ax.set_xlabel("candidate minus reference, points (90 % interval)" + (f"; {more:,} more groups are not drawn" if more else ""))
     ax.set_title(
         literal(f"{comparison.candidate.label} against {comparison.reference.label}: {comparison.verdict.name}"), loc="left"
     )
@@ -73,6 +74,13 @@ def plot_scores(runs: Sequence[Side | Run | str], ax: Any = None) -> Any:
     ax.set_xlabel("score, % (95 % interval; reference hollow)")
     quiet(ax)
     return ax
+
+
+def most_telling(strata: Sequence[Stratum]) -> list[Stratum]:
+    """All items, then tasks, then the groups with the most items: at most MOST_ROWS, in their own order."""
+    rank = {"all": 0, "task": 1}
+    order = sorted(range(len(strata)), key=lambda place: (rank.get(strata[place].axis, 2), -strata[place].paired.n))
+    return [strata[place] for place in sorted(order[:MOST_ROWS])]
 
 
 def literal(text: str) -> str:

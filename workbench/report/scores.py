@@ -67,7 +67,7 @@ def score_row(side: Side, number: int, task: str) -> ScoreRow:
     remarks = []
     if results.get("chance"):
         remarks.append(f"a guesser gets {100 * results['chance']:.1f} %")
-    if found := results.get("score_range_over_seeds"):
+    if len(found := results.get("score_range_over_seeds") or ()) == 2:
         remarks.append(f"over 200 other seeds {found[0]:.2f} to {found[1]:.2f}")
     if results.get("missing"):
         remarks.append(f"{results['missing']:,} items missing, not scored")
@@ -76,15 +76,15 @@ def score_row(side: Side, number: int, task: str) -> ScoreRow:
         number,
         side.label,
         results["n"],
-        results.get("scored", results["n"]),
+        results["n"] if results.get("scored") is None else results["scored"],
         score_text(results),
         interval_text(results),
         headline["value"],
         bounds.get("low"),
         bounds.get("high"),
         headline["unit"],
-        results.get("item_errors", 0),
-        results.get("random_fallbacks", 0),
+        results.get("item_errors") or 0,
+        results.get("random_fallbacks") or 0,
         results.get("scorer") or scorer,
         tuple(remarks),
     )
@@ -133,6 +133,6 @@ def group_rows(side: Side) -> list[GroupRow]:
 
 def group_row(task: str, axis: str, name: str, group: Mapping[str, Any], unit: str) -> GroupRow:
     low = high = None
-    if group.get("correct") is not None and unit == "%":
+    if group.get("correct") is not None and unit == "%" and 0 <= group["correct"] <= group["n"]:
         low, high = (100 * bound for bound in wilson(group["correct"], group["n"]))
-    return GroupRow(task, axis, name, group["n"], group["value"], unit, low, high)
+    return GroupRow(task, axis, name, group["n"], group.get("value"), unit, low, high)

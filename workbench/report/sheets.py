@@ -112,7 +112,7 @@ def item_line(entry: Entry) -> Iterator[Any]:
             continue
         output, score = line["output"], line["score"]
         error = "; ".join(str(part) for part in (output.get("error") or {}).values() if part)
-        yield from (output["value"], score["answer"], score["value"], score["reason"], output["finish"], error, (line.get("timing") or {}).get("total"))  # fmt: skip
+        yield from (output["value"], score.get("answer"), score["value"], score["reason"], output["finish"], error, (line.get("timing") or {}).get("total"))  # fmt: skip
 
 
 RUNGS = ("candidate", "rung", "name", "status", "kind", "title", "row", "column", "value")

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 CSV_CELL = 32_000
 """Characters kept in a CSV cell; spreadsheets cut longer ones silently at 32,767."""
 
@@ -23,6 +24,9 @@ UNSEEN = re.compile(
 """Control characters, bidirectional overrides, invisible marks and lone surrogates (they cannot be written as UTF-8)."""
 
 MARKDOWN = re.compile(r"([\\`*_\[\]{}|#~!])")
+MENTION = re.compile(r"(?<!\w)@|(@[\w.-]*\.)")
+"""An ``@`` that mentions somebody, or that is in an address; those of ``demo:vlm@torch`` are neither. GitHub looks for mentions in the
+finished text, where an entity is an ``@`` again, so a space without width is put behind it."""
 
 
 def visible(text: str) -> str:
@@ -106,22 +110,23 @@ def byte_text(number: int | float | None) -> str:
 def csv_cell(value: Any) -> Any:
     """A cell that no spreadsheet takes for a formula; numbers stay numbers, texts are bounded at ``CSV_CELL`` characters.
 
-    Text that begins with ``= + - @``, a tab or a carriage return gets an apostrophe before it (OWASP, CSV injection).
+    Text that begins with ``= + - @`` (full width too), a tab or a line's end gets an apostrophe before it (OWASP, CSV injection).
     """
     if value is None:
         return ""
     if isinstance(value, (int, float)):
         return value
-    text = plain(value)
-    if len(text) > CSV_CELL:
-        text = f"{text[:CSV_CELL]}… {len(text):,} characters in all"
-    text = UNSEEN.sub(lambda found: found[0] if found[0] == "\r" else f"⟨U+{ord(found[0]):04X}⟩", text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    whole = plain(value)
+    text = UNSEEN.sub(lambda found: found[0] if found[0] == "\r" else f"⟨U+{ord(found[0]):04X}⟩", whole[:CSV_CELL])
+    if len(whole) > CSV_CELL or len(text) > CSV_CELL:
+        text = f"{text[:CSV_CELL]}… {len(whole):,} characters in all"
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def markdown(value: Any, limit: int = 300) -> str:
     """Text for a Markdown table or paragraph: one line, no markup, no HTML, no address that a reader's program links."""
     text = bounded(plain(value), limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = MARKDOWN.sub(r"\\\1", text)
-    text = text.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+    text = text.replace("://", "&#58;//").replace("www.", "www&#46;")
+    text = MENTION.sub(lambda found: "@&#8203;" if found[1] is None else found[1].replace("@", "&#64;"), text)
     return re.sub(r"[\n\t]+", " ", text).strip()

@@ -96,11 +96,16 @@ def size_on_disk(run: Run) -> int | None:
     return artifact.get("bytes") or run.manifest["key"]["model"].get("size_bytes")
 
 
+def gpu_text(session: Mapping[str, Any]) -> str:
+    """The names of a session's GPUs, which stand there as mappings or as plain names."""
+    return ", ".join(str(gpu.get("name") if isinstance(gpu, Mapping) else gpu) for gpu in session.get("gpus") or [])
+
+
 def hardware_text(session: Mapping[str, Any]) -> str:
     """``NVIDIA H200 · AMD EPYC 9654, 16 cores, 137 GB · Linux``; what a session of ``environment.json`` says."""
     from workbench.report.text import byte_text
 
-    parts = [", ".join(str(gpu.get("name")) for gpu in session.get("gpus") or [])]
+    parts = [gpu_text(session)]
     cpu = [str(session[name]) for name in ("cpu",) if session.get(name)]
     if session.get("cores"):
         cpu.append(f"{session['cores']} cores")
