@@ -29,8 +29,8 @@ class Faulty(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.faults, self.bodies, self.headers, self.models = [], [], [], [{"id": "m", "owned_by": "us", "created": 5}]
         self.models_status, self.lock, self.active, self.most, self.delay = 200, threading.Lock(), 0, 0, 0.0
 
@@ -357,3 +357,28 @@ def test_an_error_of_this_side_is_raised(server, monkeypatch):
     monkeypatch.setattr(model, "_body", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.answer([request()], Generation())
+
+
+def test_a_server_that_went_away_costs_its_retries_once(server, monkeypatch):
+    model = opened(server, "retries=3&concurrency=1")
+
+    def error(text):
+        return model.answer([request(text)], Generation())[0].error
+
+    assert error("zero") is None
+    server.shutdown()
+    server.server_close()
+    tried = []
+    once = server_client.ServerClient._once
+    monkeypatch.setattr(server_client.ServerClient, "_once", lambda self, body: tried.append(body) or once(self, body))
+    assert [error(text)["what"] for text in ("one", "two", "three")] == ["the server cannot be reached"] * 3
+    assert len(tried) == 4 + 1 + 1, "four attempts for the first item, one for each after it"
+    back = Faulty(server.server_port)
+    threading.Thread(target=back.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        assert error("four") is None
+        back.faults.append(status(500))
+        assert error("five") is None, "somebody answers again, so failures are tried again"
+    finally:
+        back.shutdown()
+        back.server_close()

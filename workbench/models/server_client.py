@@ -33,6 +33,7 @@ MAX_MESSAGE = 300
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 """Statuses after which the same request may succeed (520 to 524 and 529 are proxies' and hosts' own)."""
 
+UNREACHABLE = "the server cannot be reached"
 STOPPED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_string"}
 CUT = {"length", "max_tokens", "max_length"}
 
@@ -132,6 +133,8 @@ class ServerClient:
             trust_env=not address.local,  # a proxy cannot reach this machine's own servers
         )
         self.timeout = timeout
+        self.unreachable = False
+        """Nobody answered a request, retries included: until somebody does, the next ones are tried once."""
 
     def models(self) -> list[dict[str, Any]]:
         """The server's own list; empty where it keeps none. Raises ModelError when nobody answers or the key is not accepted."""
@@ -185,7 +188,7 @@ class ServerClient:
             retry=tenacity.retry_if_exception(
                 lambda error: isinstance(error, Passing) and (error.wait or 0) <= LONGEST_RETRY_AFTER_SECONDS
             ),
-            stop=tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_when_event_set(stopping),
+            stop=tenacity.stop_after_attempt(1 if self.unreachable else self.retries + 1) | tenacity.stop_when_event_set(stopping),
             wait=wait,
             sleep=tenacity.sleep_using_event(stopping),
             reraise=True,
@@ -193,6 +196,7 @@ class ServerClient:
         try:
             return attempts(self._once, body)
         except Passing as error:
+            self.unreachable = self.unreachable or error.what == UNREACHABLE
             tried = attempts.statistics.get("attempt_number", 1)
             why = f"{error.why or ''} after {tried} {'attempt' if tried == 1 else 'attempts'}".strip()
             raise ItemError(
@@ -219,6 +223,7 @@ class ServerClient:
         try:
             url = f"{self.address.url}/chat/completions"
             with self.http.stream("POST", url, json=body, headers={"Accept": accept}) as response:
+                self.unreachable = False
                 self._check(response)
                 if response.headers.get("content-type", "").startswith("text/event-stream"):
                     return self._streamed(response, began)
@@ -226,7 +231,7 @@ class ServerClient:
         except httpx.TimeoutException as error:
             raise Passing("the server took too long", f"nothing came for {self.timeout:g} s ({type(error).__name__})") from error
         except httpx.ConnectError as error:
-            raise Passing("the server cannot be reached", self.safe(str(error))) from error
+            raise Passing(UNREACHABLE, self.safe(str(error))) from error
         except (httpx.HTTPError, self.sse.SSEError) as error:
             raise Passing("the connection broke off", self.safe(f"{type(error).__name__}: {error}")) from error
 
