@@ -108,3 +108,12 @@ def test_a_report_that_cannot_be_written(tmp_path, reference, capsys):
     blocked.write_text("")
     assert main(["report", str(reference.folder), str(other(tmp_path).folder), "--out", str(blocked / "page")]) == 2
     assert said_by(capsys)
+
+
+def test_a_large_comparison_says_that_it_takes_a_while(tmp_path, reference, capsys, monkeypatch):
+    arguments = ["parity", str(reference.folder), str(other(tmp_path).folder), "--json"]
+    assert main(arguments) == 0 and capsys.readouterr().err == ""
+    monkeypatch.setattr("workbench.cli.comparing.MANY_ITEMS", 300)
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.err == "comparing 400 items of 2 runs; this takes a while\n" and json.loads(said.out)["exit_code"] == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -17,6 +19,17 @@ def add_options(parser: Any) -> None:
     )
     margin.add_argument("--relative-margin", type=float, metavar="PER_CENT", help="the same in per cent of the reference's score")
     parser.add_argument("--partial", action="store_true", help="also read runs that are not complete")
+
+
+MANY_ITEMS = 20_000
+
+
+def announce(sides: Sequence[Any]) -> None:
+    """Say on stderr that a large comparison takes its time."""
+    runs = [run for side in sides for run in side.all_runs]
+    items = sum(run.manifest["n"] for run in runs)
+    if items > MANY_ITEMS:
+        print(f"comparing {items:,} items of {len(runs)} runs; this takes a while", file=sys.stderr, flush=True)
 
 
 def read_margin(arguments: argparse.Namespace) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.comparing import add_options, read_margin
+from workbench.cli.comparing import add_options, announce, read_margin
 from workbench.errors import EXIT_DIFFERENT, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     margin = read_margin(arguments)
     sides = read_sides(arguments.runs, reference=arguments.reference, partial=arguments.partial)
+    announce(sides)
     if len(sides) == 1:
         raise UsageError(
             "all runs given are of one model",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.cli.comparing import add_options, read_margin
+from workbench.cli.comparing import add_options, announce, read_margin
 from workbench.errors import EXIT_OK
 
 REPORTS = Path("reports")
@@ -53,6 +53,7 @@ def build(arguments: argparse.Namespace, out: Path | None, media: Any = "auto") 
 
     margin = read_margin(arguments)
     sides = read_sides(arguments.runs, reference=arguments.reference, partial=arguments.partial)
+    announce(sides)
     comparisons: list[Any] = []
     if len(sides) > 1:
         from workbench.parity.ladder import compare_all

@@ -254,8 +254,12 @@ class ServerClient:
         self._limit(response)
         return response.read()
 
-    def _limit(self, response: Any) -> None:
-        """End a reply that never ends: no more than ``MAX_REPLY_BYTES`` of it are read."""
+    def _limit(self, response: Any) -> Callable[[], None]:
+        """End a reply that never ends: after ``MAX_REPLY_BYTES``, or when for ``timeout`` seconds only keep-alives came.
+
+        Call what is returned when a part of the answer has come.
+        """
+        timeout, last = self.timeout, [time.perf_counter()]
 
         class Limited(self.httpx.SyncByteStream):
             def __init__(self, inner: Any):
@@ -267,12 +271,19 @@ class ServerClient:
                     size += len(part)
                     if size > MAX_REPLY_BYTES:
                         raise Passing("the reply has no end", f"more than {MAX_REPLY_BYTES:,} bytes")
+                    if time.perf_counter() - last[0] > timeout:
+                        raise Passing("the server took too long", f"no part of the answer came for {timeout:g} s")
                     yield part
 
             def close(self) -> None:
                 self.inner.close()
 
         response.stream = Limited(response.stream)
+
+        def came() -> None:
+            last[0] = time.perf_counter()
+
+        return came
 
     def _whole(self, data: bytes, began: float) -> Reply:
         found = self._object(data)
@@ -283,7 +294,7 @@ class ServerClient:
         return self._reply(text_of(message.get("content")), choice.get("finish_reason"), found.get("usage"), None, began)
 
     def _streamed(self, response: Any, began: float) -> Reply:
-        self._limit(response)
+        came = self._limit(response)
         parts: list[str] = []
         content = first = reason = usage = None
         done = False
@@ -293,6 +304,7 @@ class ServerClient:
                 break
             if not event.data.strip():
                 continue
+            came()
             found = self._object(event.data)
             usage = found.get("usage") or usage
             choice = first_choice(found)
