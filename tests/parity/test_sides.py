@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.parity.bundles import lines_of, make_run, rewrite
 from workbench.cli.main import main
 from workbench.errors import BundleError, UsageError
+from workbench.parity.ladder import compare_all, make_margin
 from workbench.parity.sides import read_sides
 from workbench.run.archive import pack
 
@@ -28,6 +31,23 @@ def test_the_same_model_under_other_options_is_another_side(tmp_path):
         and any("dtype float16" in label for label in labels)
         and any("machine-b" in label for label in labels)
     )
+
+
+def test_of_a_folders_runs_of_one_command_the_newest_counts(tmp_path):
+    """Typing `make demo` again after an upgrade must not make two references of one model."""
+    old = make_run(tmp_path, "torch:a", lines_of(3, 1), libraries={"torch": "2.12.0"})
+    new = make_run(tmp_path, "torch:a", lines_of(3, 1))
+    make_run(tmp_path, "mlx:a", lines_of(3, 1))
+    edit_manifest(new, finished="2026-02-01T00:00:00Z")
+    sides = read_sides([tmp_path], reference="torch:a")
+    assert [[run.name for run in side.all_runs] for side in sides if side.text == "torch:a"] == [[new.name]]
+    comparison = compare_all(sides, make_margin(2.0, False))[0]
+    assert any(old.name in note and "newer run of the same command" in note for note in comparison.notes)
+    assert len(read_sides([old.folder, new.folder])) == 2, "named, both count"
+
+
+def edit_manifest(run, **changes):
+    (run.folder / "manifest.json").write_text(json.dumps(run.manifest | changes))
 
 
 def test_shards_of_one_run_are_one_side(tmp_path):

@@ -150,6 +150,8 @@ def notes_on(reference: Side, candidate: Side) -> list[str]:
     """What a reader must know of the bundles: hand-edited results, mixed conditions, failed items, unfinished runs, duplicates."""
     notes = []
     for side in (reference, candidate):
+        for old, new in side.superseded.items():
+            notes.append(f"{old} is left out: {new} is a newer run of the same command (name both to compare them)")
         lines = side.lines  # first: reading them also makes run.checked
         for run in side.all_runs:
             notes += run.checked

@@ -32,6 +32,8 @@ class Side:
 
     label: str
     runs: dict[str, list[Run]] = field(default_factory=dict)
+    superseded: dict[str, str] = field(default_factory=dict)
+    """Older runs of the same command that stood in the same folder, and the run that counts instead of each."""
 
     @property
     def tasks(self) -> list[str]:
@@ -138,11 +140,12 @@ def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = N
 
     A source is a ``Run``, a bundle's folder or packed zip, or a folder of bundles. The first source's model is the reference,
     unless ``reference`` names another one: a model's text, a side's label or the name of a run. A run that is given twice counts once,
-    and shards are left out beside the run that they were merged to. Raises UsageError or BundleError: nothing there, damage, an
+    shards are left out beside the run that they were merged to, and of a folder's runs of one command the newest counts. Raises UsageError or BundleError: nothing there, damage, an
     unfinished run (unless ``partial``), a ``reference`` that is none or several.
     """
     sides: list[Side] = []
-    runs = [run for source in sources for run in open_source(source)]
+    superseded: dict[str, str] = {}
+    runs = [run for source in sources for run in open_source(source, superseded)]
     for run in runs:
         check(run)
     for run in each_once(runs):
@@ -157,6 +160,7 @@ def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = N
             side = Side(run.manifest["model"]["text"])
             sides.append(side)
         side.add(run)
+        side.superseded |= {old: new for old, new in superseded.items() if new == run.name}
     name_apart(sides)
     if reference is not None:
         chosen = named(sides, reference)
@@ -190,8 +194,8 @@ def each_once(runs: Sequence[Run]) -> list[Run]:
     return [run for run in kept if whole.get(run.manifest["run_key"], run) is run]
 
 
-def open_source(source: str | Path | Run) -> list[Run]:
-    """The runs that one argument names."""
+def open_source(source: str | Path | Run, superseded: dict[str, str]) -> list[Run]:
+    """The runs that one argument names; what a folder's newer runs supersede is added to ``superseded``."""
     if isinstance(source, Run):
         return [source]
     path = Path(source)
@@ -202,10 +206,25 @@ def open_source(source: str | Path | Run) -> list[Run]:
         ]
         if not found:
             raise UsageError(f"{str(source)!r} holds no run", why="no folder in it has a manifest.json", fix="workbench list runs")
-        return found
+        return newest(found, superseded)
     if not path.exists():
         raise UsageError(f"there is no run {str(source)!r}", fix="workbench list runs")
     return Run.open(path)
+
+
+def newest(runs: Sequence[Run], superseded: dict[str, str]) -> list[Run]:
+    """Of runs of the same command on the same machine (a library was upgraded in between, say) the one that finished last.
+
+    Complete ones come before unfinished ones. To compare the older with the newer, name both.
+    """
+    commands: dict[str, list[Run]] = {}
+    for run in runs:
+        check(run)
+        commands.setdefault(of_json([run.manifest["asked"], run.manifest["evidence"], hardware_of(run)]), []).append(run)
+    for group in commands.values():
+        last = max(group, key=lambda run: (run.status == "complete", run.manifest.get("finished") or run.manifest["created"]))
+        superseded |= {run.name: last.name for run in group if run is not last}
+    return [run for run in runs if run.name not in superseded]
 
 
 def name_apart(sides: Sequence[Side]) -> None:

@@ -92,9 +92,9 @@ class Session:
 
     def describe_artifact(self) -> None:
         """Keep what the model's files hold, weight by weight; a model behind a server or a plugin has no files here."""
-        if get_backend(self.todo.spec.backend).name not in ("torch", "mlx"):
-            return
         spec = self.todo.spec
+        if spec.backend not in ("torch", "mlx"):
+            return
         made = artifact(resolve(spec).folder, flag(spec.options, "allow_pickle"))
         journal.write_json(self.bundle.folder / "artifact.json", made)
 
