@@ -81,6 +81,19 @@ def test_following_another_runs_answers(tmp_path):
     assert own.was_complete, "a model that follows itself records its own answers"
 
 
+def test_one_kind_and_one_run_need_no_list(tmp_path):
+    reference = wb.evaluate(TASK, MODEL, limit=2, runs=tmp_path, record="tokens")
+    candidate = wb.evaluate(TASK, f"{MODEL}?dtype=bfloat16", limit=2, runs=tmp_path, record="tokens", follow=reference.folder)
+    assert len(read_tokens(candidate.tensors, reference.manifest["run_key"][:12])) == 2
+
+
+def test_a_run_is_not_set_aside_for_a_command_that_cannot_start(tmp_path):
+    run = wb.evaluate(TASK, MODEL, limit=2, runs=tmp_path)
+    with pytest.raises(UsageError, match="nothing to follow"):
+        wb.evaluate(TASK, MODEL, limit=2, runs=tmp_path, fresh=True, record="tokens", follow="mlx:never/ran")
+    assert [folder.name for folder in tmp_path.iterdir()] == [run.name]
+
+
 def test_the_timing_holds_no_recording(tmp_path):
     run = wb.evaluate(TASK, MODEL, limit=4, runs=tmp_path, record=["tokens"])
     kinds = [event["event"] for event in run.events()]

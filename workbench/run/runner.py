@@ -28,22 +28,25 @@ def evaluate(
     retry_errors: bool = False,
     progress: Progress | None = None,
     models: OpenModel | None = None,
-    record: Sequence[str] = (),
-    follow: Sequence[str | Path] = (),
+    record: str | Sequence[str] = (),
+    follow: str | Path | Sequence[str | Path] = (),
     **selection: Any,
 ) -> Run:
     """Run a task (name, path or ``Task``) on a model and return its bundle; a complete one is returned as it is.
 
     ``selection``: ``limit, sample_ids, shard, max_tokens, seed``. ``models`` keeps a model open from one call to the
-    next. ``record``: evidence to keep beside the answers (``tokens, inputs, media``); ``follow``: the run, or the text of a
-    model that ran here, whose answers the token records follow (its own without one). Raises WorkbenchError for what a user can mend; items that fail are recorded and do not end the run
-    (``run.results["item_errors"]``). ``run.was_complete`` says that nothing had to be done.
+    next. ``record``: evidence to keep beside the answers, one or several of ``tokens, inputs, media``; ``follow``: the run, or
+    the text of a model that ran here, whose answers the token records follow (its own without one). Raises WorkbenchError for
+    what a user can mend; items that fail are recorded and do not end the run (``run.results["item_errors"]``).
+    ``run.was_complete`` says that nothing had to be done.
     """
+    record, follow = ([each] if isinstance(each, (str, Path)) else each for each in (record, follow))
     progress = progress or Silent()
     todo = plan(task, model, **selection)
     writing.make_folder(Path(runs))
+    followed = find_followed(follow, Path(runs), todo) if "tokens" in record else None  # before a former run is set aside
     folder, manifest = writing.locate(Path(runs), todo.asked, todo.key, allow_mixed=allow_mixed, fresh=fresh)
-    recorder = Recorder(todo, folder, record, find_followed(follow, Path(runs), todo) if "tokens" in record else None)
+    recorder = Recorder(todo, folder, record, followed)
     complete = bool(manifest) and manifest["status"] == "complete"
     if complete:
         run = Run(folder)
