@@ -27,6 +27,7 @@ VERBS = {
     "view": "open a report",
     "pack": "put runs into one zip",
     "merge": "put the shards of a run together",
+    "convert": "another layout or format of the same model",
     "verify": "check that a run is whole and that its results follow from its answers",
 }
 

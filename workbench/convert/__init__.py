@@ -1,0 +1,1 @@
+"""Conversions between formats and layouts of one model."""
