@@ -86,6 +86,31 @@ def test_parity_report_pack_and_verify_without_any_runtime(runs, bare, tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_captures_made_apart_compare_without_any_runtime(bare, tmp_path):
+    for runtime in ("torch", "mlx_vlm"):
+        pytest.importorskip(runtime, reason="needs a runtime to make the captures")
+    for machine, settings in (("torch", ["--keep"]), ("mlx", [])):
+        command = [sys.executable, "-m", "workbench", "capture", f"demo:vlm@{machine}", "--inputs", "mmstar-sample", "--limit", "3"]
+        done = subprocess.run(
+            [*command, *settings, "--runs", str(tmp_path / machine)], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    packed = call(bare, tmp_path, "pack", *map(str, (tmp_path / "mlx").iterdir()), "--out", "mlx.zip")
+    assert packed.returncode == 0, packed.stderr
+    (reference,) = (tmp_path / "torch").iterdir()
+    compared = call(bare, tmp_path, "parity", str(reference), "mlx.zip", "--json")
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    (found,) = json.loads(compared.stdout)["comparisons"]
+    assert found["verdict"]["name"] == "AGREE" and found["verdict"]["n"] == 3
+    tensors = next(rung for rung in found["rungs"] if rung["number"] == 3)
+    assert tensors["status"] == "close" and tensors["facts"]["precision"] == "float32"
+    assert len(tensors["facts"]["layers"]) == 18 and not tensors["facts"]["unaligned"]
+    written = call(bare, tmp_path, "report", str(reference), "mlx.zip", "--out", "layers")
+    assert written.returncode == 0, written.stderr
+    assert "AGREE" in (tmp_path / "layers" / "index.html").read_text(encoding="utf-8")
+    assert call(bare, tmp_path, "verify", str(reference), "mlx.zip").returncode == 0
+
+
 def test_eval_says_what_to_install(bare, tmp_path):
     done = call(bare, tmp_path, "eval", "mmmu-sample", "--model", "demo:vlm@torch")
     assert done.returncode == 3 and "pip install" in done.stderr

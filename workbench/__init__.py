@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "evaluate": "workbench.run.runner",
+    "capture_layers": "workbench.capture.session",
+    "run_zoo": "workbench.capture.zoo.run",
     "Run": "workbench.run.bundle",
     "compare": "workbench.parity.ladder",
     "Comparison": "workbench.parity.comparison",

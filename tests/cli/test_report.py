@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.report.bundles import make_line, make_run
+from tests.report.capture_bundles import make_candidate, make_reference
+from tests.report.zoo_bundles import make_zoo, some_rows
 from workbench.cli import report, view
 from workbench.errors import BundleError, UsageError
 from workbench.run.bundle import Run
@@ -129,3 +131,61 @@ def test_view_shows_one_report_at_a_time(runs, opened):
     call(report, *runs[:2], "--out", "reports/one")
     with pytest.raises(UsageError, match="one report"):
         call(view, "reports/one", runs[0])
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_zoo(tmp_path / "reports" / "runs", *some_rows())
+
+
+@pytest.mark.parametrize("module", [report, view])
+def test_a_zoo_has_a_page_of_its_own(zoo, capsys, opened, tmp_path, module):
+    assert call(module, str(zoo.folder)) == 0
+    path = capsys.readouterr().out.strip()
+    assert path == f"reports/zoo-report-{zoo.manifest['run_key'][:10]}/index.html"
+    page = (tmp_path / path).read_text()
+    assert "Zoo report" in page and f"workbench report {zoo.name}" in page and len(opened) == (module is view)
+
+
+def test_a_zoo_in_a_zip_and_alone_in_a_folder(zoo, capsys, tmp_path):
+    from workbench.run.archive import pack
+
+    pack([zoo], tmp_path / "packed.zip")
+    for source in ("packed.zip", "reports/runs"):
+        assert call(report, source, "--out", "mine", "--json") == 0
+        assert json.loads(capsys.readouterr().out) == {"report": "mine/index.html", "verdicts": []}
+        assert "Zoo report" in (tmp_path / "mine" / "index.html").read_text()
+
+
+def test_a_zoo_in_a_folder_of_runs_is_left_out_and_named(runs, zoo, capsys, tmp_path):
+    assert call(report, "reports/runs") == 0
+    found = capsys.readouterr()
+    assert found.err == f"{zoo.name} is a table of the zoo and is left out; it has a page of its own: workbench report {zoo.name}\n"
+    assert len(found.out.splitlines()) == 3 and "Parity report" in (tmp_path / found.out.splitlines()[-1]).read_text()
+
+
+@pytest.mark.parametrize("words", [["RUN"], ["ZOO"], ["--margin", "1"], ["--relative-margin", "5"], ["--reference", "demo:a"]])
+def test_a_zoo_is_given_alone_and_has_no_margin(runs, zoo, words):
+    known = {"RUN": runs[0], "ZOO": str(zoo.folder)}
+    with pytest.raises(UsageError, match="zoo"):
+        call(report, str(zoo.folder), *(known.get(word, word) for word in words))
+
+
+def test_a_hostile_run_key_is_no_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    bad = make_zoo(tmp_path / "runs", *some_rows(), run_key="/../../../")
+    assert call(report, str(bad.folder)) == 0 and capsys.readouterr().out.startswith("reports/zoo-report-/index.html")
+
+
+def test_captures_have_a_verdict_without_a_margin(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reference = make_reference(tmp_path)
+    candidate = make_candidate(tmp_path, reference=reference)
+    assert call(report, str(reference), str(candidate), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    (verdict,) = found["verdicts"]
+    assert verdict["verdict"] == "AGREE" and verdict["margin"] is None and verdict["n"] == 2
+    assert "Layer report" in (tmp_path / found["report"]).read_text()
+    assert call(report, str(reference)) == 0
+    assert "A capture without a reference" in (tmp_path / capsys.readouterr().out.strip()).read_text()

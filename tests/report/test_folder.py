@@ -7,8 +7,9 @@ import re
 import pytest
 
 from tests.report.bundles import compared, make_line, make_run
+from tests.report.zoo_bundles import make_zoo, some_rows
 from workbench.errors import BundleError, UsageError
-from workbench.report import folder, write
+from workbench.report import folder, write, write_report, write_zoo_report
 
 
 @pytest.fixture
@@ -27,7 +28,9 @@ def rows(path):
 
 def test_it_holds_a_page_a_twin_and_five_tables(two, tmp_path):
     path = write(*two, tmp_path / "out")
-    assert path == tmp_path / "out" / "index.html" and {each.name for each in path.parent.iterdir()} == folder.OWN_FILES
+    assert path == tmp_path / "out" / "index.html" and {each.name for each in path.parent.iterdir()} == folder.OWN_FILES - {
+        "layers.csv"
+    }
     strata = rows(path.parent / "strata.csv")
     assert [(row["axis"], row["n"], row["broke"], row["fixed"]) for row in strata] == [
         ("all", "60", "1", "0"),
@@ -67,6 +70,29 @@ def test_files_of_the_same_names_that_are_no_report_are_never_replaced(two, tmp_
     with pytest.raises(UsageError, match="is no report"):
         write(*two, tmp_path / "out")
     assert all((tmp_path / "out" / name).read_text() == "my own words" for name in names)
+
+
+def test_a_report_of_runs_and_one_of_a_zoo_never_replace_each_other(two, tmp_path):
+    rows_and_layers = some_rows()
+    zoo = make_zoo(tmp_path, *rows_and_layers)
+    for first, second, kept in (
+        (lambda out: write(*two, out), zoo, "report.md"),
+        (lambda out: write_report([zoo], out), two, "rows.csv"),
+    ):
+        out = tmp_path / kept
+        page = first(out).read_bytes()
+        with pytest.raises(UsageError, match="no report of this kind"):
+            write_report([second], out) if second is zoo else write(*second, out)
+        assert (out / "index.html").read_bytes() == page and (out / kept).is_file()
+    assert write_zoo_report(zoo, tmp_path / "rows.csv").is_file()  # the same kind is replaced
+
+
+def test_a_zoo_is_reported_alone(tmp_path):
+    zoo, run = make_zoo(tmp_path / "zoo", *some_rows()), make_run(tmp_path, "demo:a", [make_line("1")])
+    assert "Zoo report" in write_report([str(zoo.folder)], tmp_path / "out").read_text()
+    with pytest.raises(UsageError, match="table of the zoo") as caught:
+        write_report([zoo, run], tmp_path / "both")
+    assert "not put beside other runs" in caught.value.why and not (tmp_path / "both").exists()
 
 
 def test_nothing_half_written_stays_when_writing_fails(two, tmp_path, monkeypatch):

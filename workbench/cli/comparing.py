@@ -25,7 +25,14 @@ MANY_ITEMS = 20_000
 
 
 def announce(sides: Sequence[Any]) -> None:
-    """Say on stderr that a large comparison takes its time."""
+    """Say on stderr what of a folder is not compared, and that a large comparison takes its time."""
+    from workbench.parity.text import printable
+
+    for name in dict.fromkeys(name for side in sides for name in side.passed_over):
+        print(
+            printable(f"{name} is a table of the zoo and is left out; it has a page of its own: workbench report {name}"),
+            file=sys.stderr,
+        )
     runs = [run for side in sides for run in side.all_runs]
     items = sum(run.manifest["n"] for run in runs)
     if items > MANY_ITEMS:

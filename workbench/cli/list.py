@@ -54,12 +54,15 @@ def models() -> list[dict[str, str]]:
 def runs(folder: Path) -> list[dict[str, str]]:
     from workbench.errors import BundleError
     from workbench.report.shapes import check_results
-    from workbench.run.bundle import Run, find_bundles
+    from workbench.run.bundle import CAPTURE, Run, find_bundles
     from workbench.run.summary import interval_text, score_text
 
     rows = []
     for path, manifest in find_bundles(folder):
         run = Run(path)
+        if run.kind == CAPTURE:
+            rows.append({"name": path.name, "description": f"{manifest['status']}: layers of {manifest['n']} inputs"})
+            continue
         try:
             check_results(run)
             results = run.results if manifest["status"] == "complete" else None

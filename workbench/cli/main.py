@@ -22,11 +22,13 @@ VERBS = {
     "eval": "run a task or a suite on one or more models",
     "score": "score answers made elsewhere, or score a run again",
     "extract": "let a language model extract or judge a run's answers",
+    "capture": "record what a model's layers put out, to find where two runtimes part",
     "parity": "compare runs rung by rung and say whether they agree",
     "report": "one page about one run or several: verdict, ladder, flips",
     "view": "open a report",
     "pack": "put runs into one zip",
     "merge": "put the shards of a run together",
+    "zoo": "does the port of an architecture compute what transformers computes? tiny random checkpoints of every family",
     "convert": "another layout or format of the same model",
     "verify": "check that a run is whole and that its results follow from its answers",
 }

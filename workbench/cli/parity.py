@@ -128,7 +128,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             "name": comparison.verdict.name,
             "sentence": comparison.verdict.sentence,
             "n": comparison.verdict.n,
-            "margin": asdict(comparison.verdict.margin),
+            "margin": asdict(comparison.verdict.margin) if comparison.verdict.margin else None,
             "needed": comparison.verdict.needed,
             "fields": [asdict(field) for field in comparison.verdict.fields],
         },

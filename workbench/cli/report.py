@@ -2,8 +2,8 @@
 
     workbench report reports/runs/*torch* reports/runs/*mlx* --margin 2 --open
 
-Reads bundles only, so runs of machines with other runtimes meet on one that has none. Exit code 0 when the report was written;
-the verdict's exit codes are those of ``workbench parity``.
+Reads bundles only, so runs of machines with other runtimes meet on one that has none. Runs, captures, or both; the bundle of a zoo has
+a page of its own. Exit code 0 when the report was written; the verdict's exit codes are those of ``workbench parity``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.cli.comparing import add_options, announce, read_margin
-from workbench.errors import EXIT_OK
+from workbench.errors import EXIT_OK, UsageError
 
 REPORTS = Path("reports")
 
@@ -48,11 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def build(arguments: argparse.Namespace, out: Path | None, media: Any = "auto") -> tuple[Path, list[Any]]:
     """(path of index.html, comparisons) of the runs that were named. Raises WorkbenchError."""
-    from workbench.parity.sides import read_sides
+    from workbench.parity.sides import ZooAlone, read_sides
     from workbench.report import write
 
     margin = read_margin(arguments)
-    sides = read_sides(arguments.runs, reference=arguments.reference, partial=arguments.partial)
+    try:
+        sides = read_sides(arguments.runs, reference=arguments.reference, partial=arguments.partial)
+    except ZooAlone as found:
+        return zoo_page(found.run, arguments, out), []
     announce(sides)
     comparisons: list[Any] = []
     if len(sides) > 1:
@@ -61,6 +64,20 @@ def build(arguments: argparse.Namespace, out: Path | None, media: Any = "auto") 
         comparisons = list(compare_all(sides, margin=margin))
     path = write(sides, comparisons, out or default_folder(sides, arguments), media=media, command=command_of(sides, arguments))
     return path, comparisons
+
+
+def zoo_page(run: Any, arguments: argparse.Namespace, out: Path | None) -> Path:
+    """The page of a zoo's bundle. Raises WorkbenchError, also for what only runs have."""
+    from workbench.report import write_zoo_report
+
+    for flag in ("reference", "margin", "relative_margin"):
+        if getattr(arguments, flag) is not None:
+            name = f"--{flag.replace('_', '-')}"
+            raise UsageError(
+                f"{name} says nothing of a zoo", why="its rows were compared when it was run", fix=f"workbench report {run.name}"
+            )
+    key = "".join(filter(str.isalnum, str(run.manifest.get("run_key"))))[:10]  # a bundle's text, and part of a path
+    return write_zoo_report(run, out or REPORTS / f"zoo-report-{key}", command=f"workbench report {run.name}")
 
 
 def default_folder(sides: Sequence[Any], arguments: argparse.Namespace) -> Path:
@@ -91,7 +108,7 @@ def verdict_json(comparison: Any) -> dict[str, Any]:
         "verdict": verdict.name,
         "sentence": verdict.sentence,
         "n": verdict.n,
-        "margin": verdict.margin.text,
+        "margin": None if verdict.margin is None else verdict.margin.text,
     }
 
 

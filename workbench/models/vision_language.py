@@ -1,7 +1,7 @@
 """The vision-language family: text and images in, text out.
 
-    model = open_vision_language(ModelSpec.parse("demo:vlm@torch"))
-    outputs = model.answer([request], Generation(max_tokens=16))
+model = open_vision_language(ModelSpec.parse("demo:vlm@torch"))
+outputs = model.answer([request], Generation(max_tokens=16))
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ class VisionLanguage(Protocol):
 
     def follow(self, request: Request, tokens: Sequence[int]) -> Any:
         """The logits that predict each of ``tokens`` in turn, numpy float32 of shape (len(tokens), vocabulary). Raises ItemError."""
+        ...
+
+    def logits(self, prepared: Any) -> Any:
+        """The logits at every position of a prompt, numpy of shape (positions, vocabulary); for models whose ``model`` is here to
+        be looked into (not behind a server)."""
         ...
 
     def describe(self) -> dict[str, Any]:

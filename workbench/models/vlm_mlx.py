@@ -65,11 +65,17 @@ class MLXVisionLanguage:
         at_once, by_step = (functools.partial(each, prepared) for each in (self._at_once, self._by_step))
         return self._following(tuple(prepared.arrays), tokens, at_once, by_step)
 
+    def logits(self, prepared: Prepared):
+        """The logits at every position of a prompt, numpy float32 of shape (positions, vocabulary)."""
+        import numpy
+        from mlx import core
+
+        return numpy.array(prompt_logits(self.model, *self._arrays(prepared))[0].astype(core.float32))
+
     def _at_once(self, prepared: Prepared, tokens: Sequence[int]):
         """The logits from one pass over prompt and tokens."""
         import numpy
         from mlx import core
-        from mlx_vlm.models import cache
 
         ids, pixels, mask, others = self._arrays(prepared)
         more = core.array([list(tokens[:-1])], dtype=ids.dtype)
@@ -79,11 +85,8 @@ class MLXVisionLanguage:
         for name in ("token_type_ids", "mm_token_type_ids"):
             if name in others:
                 others[name] = core.concatenate([others[name], core.zeros(more.shape, dtype=others[name].dtype)], axis=1)
-        embedded = self.model.get_input_embeddings(ids, pixels, mask=mask, **others)
-        extra = {name: value for name, value in embedded.to_dict().items() if name != "inputs_embeds" and value is not None}
-        made = cache.make_prompt_cache(self.model.language_model)
-        out = self.model.language_model(ids, inputs_embeds=embedded.inputs_embeds, cache=made, **{**others, **extra})
-        return numpy.array(out.logits[0, -len(tokens) :].astype(core.float32))
+        logits = prompt_logits(self.model, ids, pixels, mask, others)
+        return numpy.array(logits[0, -len(tokens) :].astype(core.float32))
 
     def _by_step(self, prepared: Prepared, tokens: Sequence[int]):
         """The logits from mlx-vlm's generation loop, which is made to choose the tokens."""
@@ -253,6 +256,17 @@ class MLXVisionLanguage:
         from workbench.models.checkpoint import describe_quantisation
 
         return describe_quantisation(dict(config))
+
+
+def prompt_logits(model: Any, ids: Any, pixels: Any, mask: Any, others: Mapping[str, Any]) -> Any:
+    """The logits at every position of a prompt, shape (1, positions, vocabulary), by the steps of mlx-vlm's ``generate_step``:
+    the embeddings with the image's features, then the language model with a cache. Calling the model itself is another path."""
+    from mlx_vlm.models import cache
+
+    embedded = model.get_input_embeddings(ids, pixels, mask=mask, **others)
+    extra = {name: value for name, value in embedded.to_dict().items() if name != "inputs_embeds" and value is not None}
+    made = cache.make_prompt_cache(model.language_model)
+    return model.language_model(ids, inputs_embeds=embedded.inputs_embeds, cache=made, **{**others, **extra}).logits
 
 
 class _KeywordFilter:

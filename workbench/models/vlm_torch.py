@@ -122,6 +122,14 @@ class TorchVisionLanguage:
         at_once, by_step = (functools.partial(each, self._collate([prepared])) for each in (self._at_once, self._by_step))
         return self._following(tuple(prepared.arrays), tokens, at_once, by_step)
 
+    def logits(self, prepared: Prepared):
+        """The logits at every position of a prompt, numpy of shape (positions, vocabulary): float64 where the model is, else float32."""
+        import torch
+
+        with torch.inference_mode():
+            found = self.model(**self._collate([prepared])).logits[0]
+        return (found if found.dtype == torch.float64 else found.float()).cpu().numpy()
+
     def _at_once(self, prompt: Mapping[str, Any], tokens: Sequence[int]):
         """The logits from one pass over prompt and tokens."""
         import torch
@@ -226,15 +234,16 @@ class TorchVisionLanguage:
         import torch
 
         length = max(prepared.length for prepared in batch)
+        dtype = self.model.dtype  # not self.dtype: a capture runs the model in other precisions too
         joined: dict[str, Any] = {}
         for name in dict.fromkeys(name for prepared in batch for name in prepared.arrays):
-            parts = [prepared.arrays[name] for prepared in batch if name in prepared.arrays]
+            parts = [_as_tensor(prepared.arrays[name]) for prepared in batch if name in prepared.arrays]
             if name in PER_TOKEN:
                 fill = self.pad_id if name == "input_ids" else 0
                 parts = [torch.nn.functional.pad(part, (length - part.shape[1], 0), value=fill) for part in parts]
             if isinstance(parts[0], torch.Tensor):
                 value = parts[0] if len(parts) == 1 else torch.cat(parts)
-                joined[name] = value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)
+                joined[name] = value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
             else:
                 joined[name] = [entry for part in parts for entry in part] if isinstance(parts[0], list) else parts[0]
         return joined
@@ -293,6 +302,16 @@ def _stacks_with(prepared: Prepared, index: int) -> Any:
     if any(name in ALONE for name in arrays):
         return index
     return tuple(sorted((name, tuple(getattr(value, "shape", ())[1:])) for name, value in arrays.items() if name not in PER_TOKEN))
+
+
+def _as_tensor(value: Any) -> Any:
+    """Recorded inputs come back as numpy."""
+    import numpy
+    import torch
+
+    if isinstance(value, list):
+        return [_as_tensor(each) for each in value]
+    return torch.from_numpy(value) if isinstance(value, numpy.ndarray) else value
 
 
 def _load(found: Resolved, options: Mapping[str, Any], device: Any):

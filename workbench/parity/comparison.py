@@ -33,8 +33,12 @@ QUESTIONS: dict[int, tuple[str, str]] = {
     6: ("time", "What does it buy?"),
 }
 
+AGREE = "AGREE"
+"""Of captures, which hold no answers: no layer departs beyond torch's own error. It says nothing about scores."""
+
 EXIT_CODES = {
     EQUIVALENT: EXIT_OK,
+    AGREE: EXIT_OK,
     DIFFERENT: EXIT_DIFFERENT,
     INCONCLUSIVE: EXIT_INCONCLUSIVE,
     INCOMPARABLE: EXIT_INCOMPARABLE,
@@ -88,11 +92,11 @@ class Mismatch:
 @dataclass(frozen=True)
 class Verdict:
     """The answer in one word and one sentence. ``needed``: the items that would settle an INCONCLUSIVE one, None where no
-    number would. ``fields`` name what makes it INCOMPARABLE."""
+    number would. ``fields`` name what makes it INCOMPARABLE. ``margin`` is None for captures, which have no scores."""
 
     name: str
     sentence: str
-    margin: Margin
+    margin: Margin | None
     n: int
     needed: int | None = None
     fields: tuple[Mismatch, ...] = ()

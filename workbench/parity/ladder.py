@@ -15,6 +15,7 @@ from workbench.errors import UsageError
 from workbench.metrics.stats import DIFFERENT, INCONCLUSIVE, Margin, holm, mcnemar
 from workbench.parity.answers import answers_rung, incomparable, judge, strata_of
 from workbench.parity.artifact import artifact_rung
+from workbench.parity.captures import compare_captures, layers_beside_answers
 from workbench.parity.comparable import join, mismatches
 from workbench.parity.comparison import Comparison, Mismatch, Rung
 from workbench.parity.inputs import inputs_rung
@@ -72,6 +73,14 @@ def compare_sides(reference: Side, candidate: Side, margin: Margin) -> Compariso
     """The rungs that can be judged, the verdict, and every paired item."""
     labels = (reference.label, candidate.label)
     notes = notes_on(reference, candidate)
+    if (
+        not reference.runs
+        and not candidate.runs
+        or not (reference.runs and candidate.runs)
+        and reference.captures
+        and candidate.captures
+    ):
+        return compare_captures(reference, candidate, notes)
     fields = mismatches(reference, candidate)
     pairs, unpaired = ([], {}) if fields else join(reference, candidate)
     if not fields and not pairs:
@@ -90,7 +99,7 @@ def compare_sides(reference: Side, candidate: Side, margin: Margin) -> Compariso
     rungs = (
         artifact_rung(reference, candidate),
         inputs_rung(reference, candidate, pairs),
-        tensors_rung(),
+        layers_beside_answers(reference, candidate),
         tokens_rung(reference, candidate, pairs),
         answers_rung(pairs, strata, verdict),
         time_rung(reference, candidate),
@@ -139,11 +148,6 @@ def with_p_value(comparison: Comparison, p: float, candidates: int) -> Compariso
         rungs = tuple(replace(rung, status="unclear") if rung.number == 5 else rung for rung in rungs)
         return replace(comparison, verdict=verdict, rungs=rungs, notes=(*comparison.notes, note))
     return replace(comparison, rungs=rungs)
-
-
-def tensors_rung() -> Rung:
-    """Rung 3 needs captured tensors, which this version does not read."""
-    return Rung(3, "not run", "Layers were not compared: no intermediate tensors are recorded.")
 
 
 def notes_on(reference: Side, candidate: Side) -> list[str]:

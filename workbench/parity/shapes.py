@@ -127,7 +127,7 @@ def check(run: Run) -> None:
 
 def check_line(run: Run, number: int, line: Mapping[str, Any]) -> None:
     """One item, ``number`` counting from 1. Raises BundleError."""
-    why = problem(line) or about_seen((line.get("input") or {}).get("seen"))
+    why = problem(line) or about_seen((line.get("input") or {}).get("seen")) or about_capture(line.get("capture"))
     if why is None and "value" not in line["score"]:
         why = "score.value is missing"
     if why is not None:
@@ -146,6 +146,11 @@ def about_seen(found: Any) -> str | None:
     if not isinstance(arrays, dict) or not all(map(is_array, arrays.values())):
         return "input.seen.arrays holds what is no array's hash, shape and dtype"
     return None
+
+
+def about_capture(found: Any) -> str | None:
+    """What a capture says of its causality probe."""
+    return misfit(found, Maybe({"causality": Maybe({"moved": NUMBER, "largest": NUMBER})}), "capture")
 
 
 def is_array(found: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from workbench.errors import BundleError, UsageError
 from workbench.fingerprint import of_json
 from workbench.parity.shapes import check, check_line
-from workbench.run.bundle import Run, differences
+from workbench.run.bundle import CAPTURE, ZOO, Run, differences
 
 OF_THE_SELECTION = ("task", "data")
 """Fields of the run key that say what was asked, not by which model: runs of one side differ in them."""
@@ -32,8 +32,12 @@ class Side:
 
     label: str
     runs: dict[str, list[Run]] = field(default_factory=dict)
+    captures: list[Run] = field(default_factory=list)
+    """What its layers put out (``workbench capture``): evidence for rung 3, beside the runs or alone."""
     superseded: dict[str, str] = field(default_factory=dict)
     """Older runs of the same command that stood in the same folder, and the run that counts instead of each."""
+    passed_over: list[str] = field(default_factory=list)
+    """Tables of the zoo that stood in a folder of bundles; a comparison has no use for them. The same for all sides."""
 
     @property
     def tasks(self) -> list[str]:
@@ -41,7 +45,8 @@ class Side:
 
     @property
     def all_runs(self) -> list[Run]:
-        return [run for runs in self.runs.values() for run in runs]
+        """Of tasks first, then the captures."""
+        return [*(run for runs in self.runs.values() for run in runs), *self.captures]
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -75,6 +80,8 @@ class Side:
         """Does ``run`` belong to this side: same model and settings, and another task, or another shard of a task it has?"""
         if signature(run) != signature(self.all_runs[0]):
             return False
+        if run.kind == CAPTURE:
+            return True
         others = self.runs.get(run.manifest["task"]["name"], [])
         shards = [other.manifest["asked"].get("shard") for other in others]
         own = run.manifest["asked"].get("shard")
@@ -83,7 +90,20 @@ class Side:
         return own not in shards and all(own.partition("/")[2] == shard.partition("/")[2] for shard in shards)
 
     def add(self, run: Run) -> None:
-        self.runs.setdefault(run.manifest["task"]["name"], []).append(run)
+        if run.kind == CAPTURE:
+            self.captures.append(run)
+        else:
+            self.runs.setdefault(run.manifest["task"]["name"], []).append(run)
+
+
+class ZooAlone(UsageError):
+    """The one bundle that was named is a table of the zoo: ``run``. It has a page of its own and no sides."""
+
+    def __init__(self, run: Run):
+        super().__init__(
+            f"{run.name} is a table of the zoo", why="it holds its comparisons already", fix=f"workbench report {run.name}"
+        )
+        self.run = run
 
 
 @contextmanager
@@ -145,8 +165,14 @@ def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = N
     """
     sides: list[Side] = []
     superseded: dict[str, str] = {}
-    runs = [run for source in sources for run in open_source(source, superseded)]
+    passed_over: list[str] = []
+    runs = [run for source in sources for run in open_source(source, superseded, passed_over)]
     for run in runs:
+        if run.kind == ZOO:
+            if len(runs) == 1:
+                raise ZooAlone(run)
+            why = "it holds its comparisons already, and is not put beside other runs"
+            raise UsageError(f"{run.name} is a table of the zoo", why=why, fix=f"workbench report {run.name}, by itself")
         check(run)
     for run in each_once(runs):
         if run.status != "complete" and not partial:
@@ -157,7 +183,7 @@ def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = N
             )
         side = next((side for side in sides if side.takes(run)), None)
         if side is None:
-            side = Side(run.manifest["model"]["text"])
+            side = Side(run.manifest["model"]["text"], passed_over=passed_over)
             sides.append(side)
         side.add(run)
         side.superseded |= {old: new for old, new in superseded.items() if new == run.name}
@@ -194,8 +220,8 @@ def each_once(runs: Sequence[Run]) -> list[Run]:
     return [run for run in kept if whole.get(run.manifest["run_key"], run) is run]
 
 
-def open_source(source: str | Path | Run, superseded: dict[str, str]) -> list[Run]:
-    """The runs that one argument names; what a folder's newer runs supersede is added to ``superseded``."""
+def open_source(source: str | Path | Run, superseded: dict[str, str], passed_over: list[str]) -> list[Run]:
+    """The runs that one argument names; what a folder's newer runs supersede is added to ``superseded``, a zoo beside them to ``passed_over``."""
     if isinstance(source, Run):
         return [source]
     path = Path(source)
@@ -206,10 +232,20 @@ def open_source(source: str | Path | Run, superseded: dict[str, str]) -> list[Ru
         ]
         if not found:
             raise UsageError(f"{str(source)!r} holds no run", why="no folder in it has a manifest.json", fix="workbench list runs")
-        return newest(found, superseded)
+        found = without_zoos(found, passed_over)
+        return found if found[0].kind == ZOO else newest(found, superseded)
     if not path.exists():
         raise UsageError(f"there is no run {str(source)!r}", fix="workbench list runs")
-    return Run.open(path)
+    return without_zoos(Run.open(path), passed_over)
+
+
+def without_zoos(runs: list[Run], passed_over: list[str]) -> list[Run]:
+    """Tables of the zoo go to ``passed_over``, where anything else stands beside them."""
+    others = [run for run in runs if run.kind != ZOO]
+    if not others:
+        return runs
+    passed_over += [run.name for run in runs if run.kind == ZOO]
+    return others
 
 
 def newest(runs: Sequence[Run], superseded: dict[str, str]) -> list[Run]:

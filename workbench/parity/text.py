@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 SYMBOLS = {"same": "=", "close": "≈", "different": "≠", "unclear": "?", "not run": "·", "information": "i"}
 WIDTH = 118
+MOST_LAYERS = 12
+NAME = 40
+NUMBERS = ("relative_rms", "snr_db", "times_own", "made_times_own")
+"""Of a layer; where no value is finite on both sides there are none."""
 
 
 def printable(text: str) -> str:
@@ -34,6 +38,8 @@ def comparison_text(comparison: Comparison) -> str:
     broken = comparison.first_broken
     if broken:
         lines += ["", f"The first rung that differs is {broken.number} ({broken.name}): look there first."]
+    if comparison.verdict.margin is None:
+        lines += layer_lines(comparison)
     tasks = [stratum for stratum in comparison.strata if stratum.axis == "task"]
     if tasks:
         lines += [
@@ -51,6 +57,48 @@ def comparison_text(comparison: Comparison) -> str:
         for note in comparison.notes:
             lines += wrapped(f"note: {note}", subsequent_indent="      ")
     return "\n".join(lines)
+
+
+def layer_lines(comparison: Comparison) -> list[str]:
+    """Of captures: the layers around the first that departs and the first guilty one, else those with the largest errors."""
+    facts = next((rung.facts for rung in comparison.rungs if rung.number == 3), {})
+    compared = [
+        row if row["n"] else {**row, **dict.fromkeys(NUMBERS)} for row in facts.get("layers") or () if "relative_rms" in row
+    ]
+    if not compared:
+        return []
+    named = [(facts.get("first_departing"), "first departing"), (facts.get("first_guilty"), "first guilty")]
+    centres = [place for place, row in enumerate(compared) if row["layer"] in dict(named)]
+    if centres:
+        nearest = sorted(range(len(compared)), key=lambda place: min((abs(place - each), place < each) for each in centres))
+        shown, title = sorted(nearest[:MOST_LAYERS]), "layers around the finding"
+    else:
+        worst = sorted(
+            range(len(compared)), key=lambda place: -(compared[place]["times_own"] or compared[place]["relative_rms"] or 0.0)
+        )
+        shown, title = sorted(worst[: MOST_LAYERS // 2]), "layers with the largest errors"
+    localised = any(row.get("made_times_own") is not None for row in compared)
+    made = f"{'makes':>9}" if localised else ""
+    found = ["", f"{f'{title} ({len(shown)} of {len(compared)})':<44}{'RMS error':>10}{'SNR dB':>9}{'× own':>9}{made}"]
+    for before, place in zip([shown[0] - 1, *shown], shown, strict=False):
+        row = compared[place]
+        found += ["  ..."] if place > before + 1 else []
+        cells = f"{number(row['relative_rms'], '.1e'):>10}{'inf' if row['relative_rms'] == 0 else number(row['snr_db'], '.1f'):>9}{number(row['times_own'], '.3g'):>9}"
+        cells += f"{number(row['made_times_own'], '.3g'):>9}" if localised else ""
+        marks = [said for name, said in named if name == row["layer"]]
+        marks += ["not finite"] if row["non_finite_reference"] or row["non_finite_candidate"] else []
+        found.append(f"  {printable(shortened(row['layer'])):<42}{cells}{'  < ' if marks else ''}{', '.join(marks)}")
+    return found
+
+
+def number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def shortened(name: str) -> str:
+    """Both ends of a long name, on one line."""
+    name = name.replace("\n", " ")
+    return name if len(name) <= NAME else f"{name[: NAME // 2 - 2]}...{name[-(NAME // 2 - 1) :]}"
 
 
 def comparison_html(comparison: Comparison) -> str:

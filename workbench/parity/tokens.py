@@ -15,7 +15,7 @@ from typing import Any
 from workbench.errors import BundleError
 from workbench.parity.comparison import Pair, Rung, Table
 from workbench.parity.sides import Side
-from workbench.run.bundle import Run
+from workbench.run.bundle import CAPTURE, Run
 from workbench.run.token_records import OWN, TokenRecord, read_tokens
 
 SAME_KL = 1e-8
@@ -69,6 +69,7 @@ def judged(
     import numpy
 
     from workbench.metrics.divergence import cluster_mean_interval, perplexity_ratio
+    from workbench.metrics.stats import wilson
 
     items, parts, agree, change, followed = [], [], [], [], ([], [])
     bound = False
@@ -107,11 +108,15 @@ def judged(
         "kl_mean_interval95": [low, high],
         "kl_percentiles": {str(each): float(numpy.percentile(kl, each)) for each in PERCENTILES},
         "top1_agreement": top1,
+        "probability_change_mean": float(moved.mean()),
+        "probability_change_mean_interval95": list(cluster_mean_interval(moved, items) if len(set(items)) > 1 else (None, None)),
         "probability_change_rms": float(numpy.sqrt((moved**2).mean())),
         "log_perplexity_ratio": ratio,
         "log_perplexity_ratio_interval95": [None if isinf(each) else each for each in (ratio_low, ratio_high)],
     }
-    status: Any = "same" if mean <= SAME_KL and top1 == 1 else "close" if mean <= CLOSE_KL and top1 >= CLOSE_TOP1 else "different"
+    # One other choice in 50 positions is no evidence of less than 99 % agreement.
+    reached = top1 >= CLOSE_TOP1 or wilson(int(same.sum()), len(same))[1] >= CLOSE_TOP1
+    status: Any = "same" if mean <= SAME_KL and top1 == 1 else "close" if mean <= CLOSE_KL and reached else "different"
     if unlike:
         status = "different"
     sign = "at least " if bound else ""
@@ -193,7 +198,9 @@ def records_of(run: Run, followed: Sequence[str]) -> dict[str, TokenRecord]:
 
 
 def free_running(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Where the answers' own tokens part: on how many items, and after how many tokens at the median."""
+    """Where the answers' own tokens part: on how many items, and after how many tokens at the median; {} for captures, which hold none."""
+    if pairs and all(pair.task == CAPTURE for pair in pairs):
+        return {}
     known = [(pair.reference["output"].get("tokens"), pair.candidate["output"].get("tokens")) for pair in pairs]
     known = [(before, after) for before, after in known if before is not None and after is not None]
     places = sorted(
@@ -205,6 +212,8 @@ def free_running(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def divergence_text(divergence: Mapping[str, Any]) -> str:
+    if not divergence:
+        return ""
     if not divergence["items"]:
         return "The answers' own tokens are not recorded on both sides."
     if not divergence["parted"]:

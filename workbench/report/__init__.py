@@ -3,10 +3,12 @@
     from workbench.report import write_report
     path = write_report([reference, candidate], "reports/first-look")     # .../index.html
 
-Reads bundles only: no runtime, no network. ``plot_differences`` and ``plot_scores`` draw the same pictures with matplotlib.
+Reads bundles only: no runtime, no network. ``plot_differences``, ``plot_scores`` and ``plot_drift`` draw the same pictures with matplotlib.
 """
 
+from workbench.report.drift import plot_drift
 from workbench.report.folder import write, write_report
 from workbench.report.plots import plot_differences, plot_scores
+from workbench.report.zoo import write_zoo_report
 
-__all__ = ["plot_differences", "plot_scores", "write", "write_report"]
+__all__ = ["plot_differences", "plot_drift", "plot_scores", "write", "write_report", "write_zoo_report"]

@@ -11,14 +11,16 @@ from math import isfinite
 from typing import Any
 
 from workbench.metrics.stats import DIFFERENT, EQUIVALENT, INCOMPARABLE, INCONCLUSIVE
-from workbench.parity.comparison import QUESTIONS, Comparison, Rung, Stratum
+from workbench.parity.comparison import AGREE, QUESTIONS, Comparison, Rung, Stratum
 from workbench.parity.sides import Side
 from workbench.report.forest import Scale, axis_svg, margin_bounds, row_svg, share_svg
+from workbench.report.layers import Depth, about_layers
 from workbench.report.scores import GroupRow, group_rows
-from workbench.report.text import points
+from workbench.report.text import error_text, points, share_text
 
 SYMBOLS = {
     EQUIVALENT: "✓",
+    AGREE: "≅",
     DIFFERENT: "≠",
     INCONCLUSIVE: "?",
     INCOMPARABLE: "×",
@@ -32,13 +34,16 @@ SYMBOLS = {
 """Beside every colour stands a symbol, and beside every symbol its word."""
 
 JUDGED = (1, 2, 4, 5)
-"""The rungs that this version judges when their evidence is there."""
+"""The rungs of runs that this version judges when their evidence is there; rung 3 comes from captures."""
+JUDGED_IN_CAPTURES = (1, 2, 3, 4)
 
 MOST_ROWS = 60
 """Groups of one axis on the page, those with the most items; ``strata.csv`` has all."""
 
 MOST_TABLE_ROWS = 200
 MOST_UNPAIRED = 200
+NO_MARGIN = (-0.02, 0.02)
+"""Of a picture that is not drawn."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Candidate:
         self.kind = comparison.verdict.name.lower()
         self.overall = comparison.overall
         self.notes = comparison.notes
+        self.about_layers, self.depth = about_layers(comparison), Depth.of(comparison)
         self.rungs = [comparison_rung(comparison, number) for number in QUESTIONS]
         self.scale = self._scale([each.paired for each in comparison.strata])
 
@@ -79,12 +85,21 @@ class Candidate:
         rung = self.comparison.first_broken
         if rung is not None:
             return f"{rung.number} {rung.name}"
-        judged = all(each.status in ("same", "close") for each in self.rungs if each.number in JUDGED)
+        numbers = JUDGED_IN_CAPTURES if self.about_layers else (*JUDGED, 3) if self.depth else JUDGED
+        judged = all(each.status in ("same", "close") for each in self.rungs if each.number in numbers)
         return "none" if judged else "none of those judged"
 
     @property
     def figures(self) -> list[tuple[str, str]]:
         """The numbers under the sentence."""
+        if self.about_layers:
+            layers = self.depth.figures if self.depth else []
+            return [
+                ("inputs", f"{self.verdict.n:,}"),
+                *layers,
+                *self.next_tokens,
+                ("first rung that differs", self.first_different),
+            ]
         found = []
         if self.overall is not None:
             found += [
@@ -98,6 +113,21 @@ class Candidate:
         if self.verdict.needed is not None:
             found.append(("items that would settle it", f"{self.verdict.needed:,}"))
         return found
+
+    @property
+    def next_tokens(self) -> list[tuple[str, str]]:
+        """What rung 4 found, where it was run."""
+        facts = comparison_rung(self.comparison, 4).facts
+        if facts.get("kl_mean") is None or facts.get("top1_agreement") is None:
+            return []
+        bound = "at least " if facts.get("kl_is_lower_bound") else ""
+        same = f"{share_text(facts['top1_agreement'])} of {facts.get('positions', 0):,}"
+        return [("KL, nats a token", f"{bound}{error_text(facts['kl_mean'])}"), ("same next token", same)]
+
+    @property
+    def margin(self) -> str:
+        """Of a verdict on answers; a dash for captures."""
+        return "–" if self.verdict.margin is None else self.verdict.margin.text
 
     @property
     def picture(self):
@@ -140,7 +170,9 @@ class Candidate:
         return [(label, len(ids), ids[:MOST_UNPAIRED]) for label, ids in found if ids]
 
     def _scale(self, differences: Sequence[Any]) -> Scale:
-        low, high = margin_bounds(self.verdict.margin, self.overall.reference if self.overall else 1.0)
+        low, high = NO_MARGIN
+        if self.verdict.margin is not None:
+            low, high = margin_bounds(self.verdict.margin, self.overall.reference if self.overall else 1.0)
         return Scale.of([finite(each) for each in differences], low, high)
 
 
@@ -155,7 +187,7 @@ class Together:
     def of(cls, candidates: Sequence[Candidate]) -> Together:
         found = [finite(each.overall) for each in candidates if each.overall is not None]
         first = next((each for each in candidates if each.overall is not None), None)
-        low, high = margin_bounds(first.verdict.margin, first.overall.reference) if first else (-0.02, 0.02)
+        low, high = margin_bounds(first.verdict.margin, first.overall.reference) if first else NO_MARGIN
         widest = max(found, key=lambda paired: max(abs(paired.low90), abs(paired.high90)), default=None)
         scale = Scale.of([widest] if widest else [], low, high)
         drawn = [None if each.overall is None else row_svg(finite(each.overall), scale, strong=True) for each in candidates]

@@ -65,9 +65,11 @@ def properties(side: Side) -> dict[tuple[str, str], Any]:
     add("libraries", {**key.get("libraries", {}), "workbench": manifest.get("workbench")})
     for topic, values in (("generation", generation_of), ("task and data", data_of)):
         add(topic, merged({task: flat(values(runs[0].manifest)) for task, runs in side.runs.items()}))
+    add("capture", merged({str(number): flat(capture_of(run.manifest)) for number, run in enumerate(side.captures, 1)}))
     created = sorted(run.manifest["created"] for run in side.all_runs if run.manifest.get("created"))
     finished = sorted(run.manifest["finished"] for run in side.all_runs if run.manifest.get("finished"))
-    add("run", {"runs": len(side.all_runs), "sessions": len(sessions)})
+    captures = len(side.captures)
+    add("run", {"runs": len(side.all_runs) - captures or None, "captures": captures or None, "sessions": len(sessions)})
     add("run", {"first created": created[0] if created else None, "last finished": finished[-1] if finished else None})
     mixed = sorted({name for run in side.all_runs for name in run.manifest.get("mixed_fields", ())})
     add("run", {"mixed fields": ", ".join(mixed) or None})
@@ -82,6 +84,19 @@ def data_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Task version, scorer, data revision and hashes of one run."""
     about = {"version": manifest["task"].get("version"), "scorer": manifest["task"].get("scorer")}
     return {**about, **manifest["key"].get("data", {}), "prompt": manifest["key"].get("task", {}).get("prompt")}
+
+
+def capture_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What was recorded of which inputs."""
+    asked, data = manifest["key"].get("task", {}), manifest["key"].get("data", {})
+    found = {name: text_of(asked.get(name)) for name in ("version", "layers", "keep", "also", "localise")}
+    names = {"keep": "values kept", "also": "further precisions", "localise": "on the activations of"}
+    return {**{names.get(name, name): value for name, value in found.items()}, "inputs": data.get("fingerprint")}
+
+
+def text_of(value: Any) -> Any:
+    """A list in one cell, which differs from another as a whole."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def merged(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,24 +8,25 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
 from workbench.errors import BundleError, UsageError
 from workbench.parity.comparison import Comparison
 from workbench.parity.ladder import DEFAULT_MARGIN, Source, compare_all, make_margin
-from workbench.parity.sides import Side, read_sides
+from workbench.parity.sides import Side, ZooAlone, read_sides
 from workbench.report.items import Texts, item_view
+from workbench.report.layers import about_layers
 from workbench.report.markdown import markdown_text
 from workbench.report.media import Thumbnails
 from workbench.report.page import render
 from workbench.report.shapes import check
-from workbench.report.sheets import write_sheets
+from workbench.report.sheets import SHEETS, write_sheets
 
 PAGE = "index.html"
-OWN_FILES = {PAGE, "report.md", "scores.csv", "strata.csv", "items.csv", "rungs.csv", "timings.csv"}
-"""All that a report's folder holds; a folder with anything else is never replaced."""
+OWN_FILES = {PAGE, "report.md", *SHEETS}
+"""All that a report's folder may hold; a folder with anything else is never replaced."""
 MARK = b'name="generator" content="parity-workbench '
 """Stands in the head of every page that was written here."""
 
@@ -82,10 +83,15 @@ def write_report(
 ) -> Path:
     """Write the report of runs, the first being the reference: ``Run`` objects, bundles, packed zips or folders of bundles.
 
-    ``margin`` is in percentage points, or with ``relative`` in per cent of the reference's score. Returns the path of
-    ``index.html``. Raises UsageError or BundleError as ``read_sides`` and ``write`` do.
+    ``margin`` is in percentage points, or with ``relative`` in per cent of the reference's score. A zoo's bundle, alone, has a report of
+    its own. Returns the path of ``index.html``. Raises UsageError or BundleError as ``read_sides`` and ``write`` do.
     """
-    sides = read_sides(sources, reference=reference, partial=partial)
+    try:
+        sides = read_sides(sources, reference=reference, partial=partial)
+    except ZooAlone as found:
+        from workbench.report.zoo import write_zoo_report
+
+        return write_zoo_report(found.run, out)
     comparisons = compare_all(sides, make_margin(margin, relative)) if len(sides) > 1 else []
     return write(sides, comparisons, out, media=media)
 
@@ -95,7 +101,8 @@ def write_page(
 ) -> None:
     thumbnails = Thumbnails([run for side in sides for run in side.all_runs], wanted=media != "none")
     texts = Texts()
-    views = [item_view(source, texts, thumbnails) for source in (comparisons or sides)]
+    answered = [each for each in comparisons if not about_layers(each)] if comparisons else [side for side in sides if side.runs]
+    views = [item_view(source, texts, thumbnails) for source in answered]
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for piece in render(sides, comparisons, views, thumbnails, texts, title=title, command=command):
             file.write(piece)
@@ -118,17 +125,18 @@ def swap(draft: Path, out: Path) -> None:
             shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def refuse_others(out: Path) -> None:
-    """Raises UsageError unless ``out`` is free, an empty folder, or an earlier report."""
+def refuse_others(out: Path, own_files: Collection[str] = frozenset(OWN_FILES)) -> None:
+    """Raises UsageError unless ``out`` is free, an empty folder, or an earlier report that holds ``own_files`` alone."""
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
         raise UsageError(f"{out} is not a folder", why="a report is a folder", fix="--out FOLDER")
     names = sorted(path.name for path in out.iterdir())
-    others = [name for name in names if name not in OWN_FILES] or ([] if is_report(out) else names)
+    others = [name for name in names if name not in own_files] or ([] if is_report(out) else names)
     if others:
+        what = "no report of this kind" if is_report(out) else "no report"
         raise UsageError(
-            f"{out} is no report", why=f"it holds {others[0]!r}, and a report replaces its folder", fix="--out ANOTHER_FOLDER"
+            f"{out} is {what}", why=f"it holds {others[0]!r}, and a report replaces its folder", fix="--out ANOTHER_FOLDER"
         )
 
 

@@ -15,12 +15,16 @@ from workbench.parity.sides import Side
 from workbench.report.blocks import SYMBOLS, Candidate, SideGroups, interval, run_warnings, title_of
 from workbench.report.environment import environment_rows
 from workbench.report.items import entries
+from workbench.report.layers import input_rows
 from workbench.report.reasons import REASONS, reason_rows
 from workbench.report.scores import score_rows
 from workbench.report.text import byte_text, fact, markdown, milliseconds, percent, plain, points
 from workbench.report.timings import timing_blocks
 
 MOST_FLIPS = 50
+MOST_LAYERS = 100
+MOST_APART = 30
+MOST_INPUTS = 50
 
 
 def markdown_text(
@@ -29,20 +33,27 @@ def markdown_text(
     """The whole twin; ends with a newline."""
     candidates = [Candidate(comparison) for comparison in comparisons]
     parts = [f"# {markdown(title or title_of(sides, comparisons))}", *verdicts(candidates)]
+    answered = any(side.runs for side in sides)
     if not candidates:
         parts += ["No reference, so no verdict.", *bullets(run_warnings(sides))]
     for candidate in candidates:
         parts += ladder(candidate, several=len(candidates) > 1)
-    parts += ["## Scores", scores(sides)]
     for candidate in candidates:
-        parts += strata(candidate, several=len(candidates) > 1)
-    if not candidates:
-        parts += side_groups(sides)
-    parts += timings(sides)
-    parts += ["## Reasons", reasons(sides)]
+        parts += depth_of(candidate, several=len(candidates) > 1)
+    if answered:
+        parts += ["## Scores", scores(sides)]
+        for candidate in candidates:
+            parts += strata(candidate, several=len(candidates) > 1)
+        if not candidates:
+            parts += side_groups(sides)
+        parts += timings(sides)
+        parts += ["## Reasons", reasons(sides)]
+    else:
+        parts += inputs(sides)
     parts += environment(sides)
-    for comparison in comparisons:
-        parts += flips(comparison, several=len(comparisons) > 1)
+    for candidate in candidates:
+        if not candidate.about_layers:
+            parts += flips(candidate.comparison, several=len(comparisons) > 1)
     if command:
         parts.append(f"Made by: {markdown(command, 1_000)}")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -73,7 +84,7 @@ def verdicts(candidates: Sequence[Candidate]) -> Iterator[str]:
                 each.verdict.name,
                 points(each.overall.difference) if each.overall else "–",
                 interval(each.overall.low90, each.overall.high90) if each.overall else "–",
-                each.verdict.margin.text,
+                each.margin,
                 f"{each.verdict.n:,}",
                 f"{each.overall.broke:,} / {each.overall.fixed:,}" if each.overall else "–",
                 each.first_different,
@@ -95,6 +106,56 @@ def ladder(candidate: Candidate, *, several: bool) -> Iterator[str]:
         more = f" Next: {markdown(rung.fix)}" if rung.fix else ""
         rows.append((str(rung.number), rung.name, f"{SYMBOLS[rung.status]} {rung.status}", markdown(rung.finding, 1_000) + more))
     yield table(("", "rung", "status", "finding"), rows)
+
+
+def depth_of(candidate: Candidate, *, several: bool) -> Iterator[str]:
+    """Rung 3 layer by layer; the layers around the first that departs where there are too many."""
+    depth = candidate.depth
+    if depth is None:
+        return
+    yield heading("Layers", candidate.label, several)
+    yield "\n".join(f"- {name}: {markdown(value)}" for name, value in depth.told)
+    found = list(depth.cells)
+    first = max(0, min(depth.place - MOST_LAYERS // 4, len(found) - MOST_LAYERS))
+    rows = []
+    for row, cells in found[first : first + MOST_LAYERS]:
+        marks = "; ".join(depth.marks(row))
+        name = f"{markdown(row['layer'], 160)} **◀ {markdown(marks)}**" if marks else markdown(row["layer"], 160)
+        rows.append((name, *(value for _, value in cells)))
+    if rows:
+        columns = [name for name, _ in found[0][1]]
+        yield table(("layer", *columns), rows, right=range(1, 1 + len(columns)))
+    if len(depth.compared) > len(rows):
+        yield f"{len(depth.compared) - len(rows):,} more are in layers.csv."
+    for reason, names in depth.apart.items():
+        more = f" and {len(names) - MOST_APART:,} more" if len(names) > MOST_APART else ""
+        yield f"Not aligned ({markdown(reason)}): {', '.join(markdown(name, 160) for name in names[:MOST_APART])}{more}."
+
+
+def inputs(sides: Sequence[Side]) -> Iterator[str]:
+    found = input_rows(sides)
+    if not found:
+        return
+    rows = []
+    for row in found[:MOST_INPUTS]:
+        remarks = [
+            *(f"not captured: {label}" for label in row.missing),
+            *(f"failed, {label}: {said}" for label, said in row.failed),
+        ]
+        tokens = "–" if row.tokens is None else f"{row.tokens:,}"
+        rows.append(
+            (
+                markdown(row.id, 100),
+                markdown(row.asked, 160) or "–",
+                tokens,
+                markdown(row.arrays, 200) or "–",
+                markdown("; ".join(remarks)),
+            )
+        )
+    yield "## Inputs"
+    yield table(("input", "asked", "tokens", "other arrays", "remarks"), rows, right=(2,))
+    if len(found) > MOST_INPUTS:
+        yield f"{len(found) - MOST_INPUTS:,} more are in the bundles."
 
 
 def scores(sides: Sequence[Side]) -> str:

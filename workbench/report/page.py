@@ -18,9 +18,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from workbench.metrics.drift import LIMIT
 from workbench.parity.comparison import Comparison
 from workbench.parity.sides import Side
-from workbench.report import blocks, text
+from workbench.report import blocks, layers, sheets, text
 from workbench.report.environment import environment_rows
 from workbench.report.forest import share_svg
 from workbench.report.items import CHANGES, CHUNK, ItemView, Texts
@@ -88,12 +89,23 @@ def context(
     failures = item_failures(sides)
     times = timing_blocks(sides)
     properties = environment_rows(sides)
+    answered = any(side.runs for side in sides)
+    layered = any(side.captures for side in sides)
     return {
         "title": title or blocks.title_of(sides, comparisons),
         "command": command,
         "sides": sides,
         "tasks": list(dict.fromkeys(task for side in sides for task in side.tasks)),
         "candidates": candidates,
+        "answered": answered,
+        "layered": layered,
+        "layers_apart": not answered and (not candidates or any(each.depth for each in candidates)),
+        "figure_names": list(dict.fromkeys(name for each in candidates for name, _ in each.figures)),
+        "inputs": layers.input_rows(sides) if layered else [],
+        "recorded": [] if answered or candidates else [(side, layers.recorded_layers(side)) for side in sides],
+        "limit": f"{LIMIT:g}",
+        "sheets": sheets.names(sides, comparisons),
+        "groups_shown": answered and (not candidates or any(not each.about_layers for each in candidates)),
         "together": blocks.Together.of(candidates),
         "warnings": [] if comparisons else blocks.run_warnings(sides),
         "groups": [] if comparisons else [blocks.SideGroups(side) for side in sides],
@@ -132,7 +144,8 @@ def environment():
     )
     names = ("percent", "points", "milliseconds", "byte_text", "fact", "significant", "bounded", "plain")
     made.filters |= {name: getattr(text, name) for name in names}
-    made.filters["words"] = blocks.words
+    made.filters |= {name: getattr(text, f"{name}_text") for name in ("error", "times", "share", "fixed")}
+    made.filters |= {"words": blocks.words, "short_facts": layers.facts_of}
     made.globals |= {"symbols": blocks.SYMBOLS, "interval": blocks.interval, "most_rows": blocks.MOST_TABLE_ROWS}
     return made
 

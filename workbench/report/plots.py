@@ -25,8 +25,12 @@ INK, POINT, BAND = "#3a424b", "#1d5fa6", "#dbe8f4"
 def plot_differences(comparison: Comparison, ax: Any = None) -> Any:
     """Paired differences with 90 % intervals in points, one row a group (at most ``MOST_ROWS``), and the margin as a band.
 
-    Raises ValueError when no item is paired.
+    Raises ValueError when no item is paired, as in captures, which hold no answers.
     """
+    if comparison.verdict.margin is None:
+        raise ValueError(
+            "captures hold no answers, so there is no difference to draw; plot_drift(comparison.rung(3).facts['layers']) draws the layers"
+        )
     if not comparison.strata:
         raise ValueError("no item was answered by both sides, so there is no difference to draw")
     strata = most_telling(comparison.strata)

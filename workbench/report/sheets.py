@@ -1,6 +1,6 @@
 """The report's numbers and items as CSV files, for a spreadsheet or a data frame.
 
-    write_sheets(folder, sides, comparisons)      # scores.csv strata.csv items.csv rungs.csv timings.csv
+    write_sheets(folder, sides, comparisons)      # scores.csv strata.csv items.csv rungs.csv timings.csv, of captures rungs.csv layers.csv
 
 Text that a spreadsheet would take for a formula begins with an apostrophe, and a cell holds at most 32,000 characters and then says
 how many there are (``workbench.report.text.csv_cell``). UTF-8 with a byte order mark, which Excel needs.
@@ -17,18 +17,34 @@ from typing import Any
 from workbench.parity.comparison import Comparison
 from workbench.parity.sides import Side
 from workbench.report.items import Entry, entries, prompt_of
+from workbench.report.layers import LAYER_COLUMNS, Depth, facts_of
 from workbench.report.scores import score_rows
 from workbench.report.text import csv_cell
 from workbench.report.timings import timing_blocks
 
+SHEETS = ("scores.csv", "strata.csv", "items.csv", "rungs.csv", "layers.csv", "timings.csv")
+
+
+def names(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> list[str]:
+    """The files that a report of these has: captures have no scores, items and times, and runs alone no layers."""
+    found = set(SHEETS) if any(side.runs for side in sides) else {"rungs.csv", "layers.csv"}
+    if not any(Depth.of(each) for each in comparisons):
+        found -= {"layers.csv"}
+    return [name for name in SHEETS if name in found]
+
 
 def write_sheets(folder: Path, sides: Sequence[Side], comparisons: Sequence[Comparison]) -> None:
-    """Write the five files into ``folder``."""
-    write_sheet(folder / "scores.csv", SCORES, score_lines(sides))
-    write_sheet(folder / "strata.csv", STRATA, strata_lines(comparisons))
-    write_sheet(folder / "items.csv", ITEMS, item_lines(sides, comparisons))
-    write_sheet(folder / "rungs.csv", RUNGS, rung_lines(comparisons))
-    write_sheet(folder / "timings.csv", TIMINGS, timing_lines(sides))
+    """Write the files that have something to hold into ``folder``."""
+    contents = {
+        "scores.csv": (SCORES, score_lines(sides)),
+        "strata.csv": (STRATA, strata_lines(comparisons)),
+        "items.csv": (ITEMS, item_lines(sides, comparisons)),
+        "rungs.csv": (RUNGS, rung_lines(comparisons)),
+        "layers.csv": (LAYERS, layer_lines(comparisons)),
+        "timings.csv": (TIMINGS, timing_lines(sides)),
+    }
+    for name in names(sides, comparisons):
+        write_sheet(folder / name, *contents[name])
 
 
 def write_sheet(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
@@ -126,12 +142,23 @@ def rung_lines(comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
             yield (*start, "finding", None, None, None, rung.finding)
             if rung.fix:
                 yield (*start, "fix", None, None, None, rung.fix)
-            for name, value in rung.facts.items():
+            for name, value in facts_of(rung).items():
                 yield (*start, "fact", name, None, None, value)
             for table in rung.tables:
                 for number, row in enumerate(table.rows):
                     for column, value in zip(table.columns, row, strict=True):
                         yield (*start, "table", table.title, number, column, value)
+
+
+LAYERS = ("candidate", *LAYER_COLUMNS)
+
+
+def layer_lines(comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
+    """Every layer of every comparison, in the order of execution; those that were not aligned have a reason and no numbers."""
+    for comparison in comparisons:
+        depth = Depth.of(comparison)
+        for row in depth.rows if depth else ():
+            yield (comparison.candidate.label, *(row.get(name) for name in LAYER_COLUMNS))
 
 
 TIMINGS = ("evidence", "hardware", "hardware_key", "task", "label", "run", "n", "median_seconds", "p90_seconds", "first_token_seconds", "items_per_second", "tokens_per_second", "cold_start_seconds", "peak_memory_bytes", "size_bytes")  # fmt: skip

@@ -76,6 +76,37 @@ def significant(value: float) -> str:
     return f"{value:.4g}".replace("-", "−") if value else "0"
 
 
+def error_text(value: float | None) -> str:
+    """``1.1e−6``, ``0.31``, ``0``; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if 0.01 <= abs(value) < 1000:
+        return (f"{value:#.2g}".rstrip(".") if abs(value) < 99.5 else f"{value:.0f}").replace("-", "−")
+    mantissa, _, power = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(power)}".replace("-", "−")
+
+
+def times_text(value: float | None) -> str:
+    """``1.2 ×``, ``43,000 ×``."""
+    if value is None:
+        return "–"
+    return f"{float(f'{value:.2g}'):,.0f} ×" if 10 <= value < 1e7 else f"{error_text(value)} ×"
+
+
+def share_text(value: float | None) -> str:
+    """``100 %`` only where it is all of them."""
+    if value is None:
+        return "–"
+    return "100 %" if value >= 1 else f"{min(99.99, 100 * value):.4g} %"
+
+
+def fixed_text(value: float | None, digits: int) -> str:
+    """``0.999998``; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
 def percent(share: float | None) -> str:
     """A fraction as ``71.50``; a dash where there is none."""
     return "–" if share is None else f"{100 * share:.2f}"

@@ -57,7 +57,7 @@ def timing_blocks(sides: Sequence[Side]) -> list[TimingBlock]:
     """Blocks in the order device, host, server, reference; within a block by side and task."""
     blocks: dict[tuple[str, str | None], TimingBlock] = {}
     for side in sides:
-        for run in side.all_runs:
+        for run in (run for runs in side.runs.values() for run in runs):  # a capture measures nothing
             evidence = run.manifest.get("evidence") or "host"
             session = (run.environment or [{}])[-1]
             key = session.get("hardware_key")

@@ -32,6 +32,9 @@ SCHEMA = 2
 CHECKED_FILES = ("samples.jsonl", "results.json")
 """Files whose SHA-256 a complete run's manifest holds."""
 
+LAYERS_FILE = "layers.jsonl"
+"""What a capture or the zoo knows of each layer (``workbench.run.layer_records``); checked too where there is one."""
+
 BUNDLE_FILES = (
     "manifest.json",
     "environment.json",
@@ -41,10 +44,14 @@ BUNDLE_FILES = (
     "artifact.json",
     "trials.jsonl",
     "extractions.jsonl",
+    LAYERS_FILE,
 )
 JUDGE_NAME = re.compile(r"judge-[0-9a-f]{12}\.jsonl?")
 MEDIA_NAME = re.compile(r"([0-9a-f]{64})\.[a-z0-9]{1,8}")
 TENSORS_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}\.safetensors")
+
+CAPTURE, ZOO = "capture", "zoo"
+"""Kinds of bundles beside runs of a task: a manifest's ``kind``, absent in runs."""
 
 DEFAULT_RUNS = Path("reports/runs")
 
@@ -150,6 +157,11 @@ class Run:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def kind(self) -> str | None:
+        """``"capture"``, ``"zoo"``, or None for a run of a task."""
+        return self.manifest.get("kind")
 
     @property
     def status(self) -> str:
@@ -285,6 +297,16 @@ class Run:
 
             rows |= {"n": results["n"], "score": score_text(results), "95 % interval": interval_text(results)}
         return rows
+
+
+def with_answers(run: Run) -> Run:
+    """``run`` itself. Raises BundleError for a capture or a table of the zoo: they hold no answers to score, merge or redact."""
+    if run.kind is not None:
+        what = {CAPTURE: "a capture", ZOO: "a table of the zoo"}.get(run.kind, f"a bundle of kind {run.kind!r}")
+        raise BundleError(
+            f"{run.name} is {what}", why="it holds no answers", fix="workbench report RUN, or workbench parity RUN RUN"
+        )
+    return run
 
 
 def packed_folder(path: Path) -> tuple[Path, Any]:

@@ -47,6 +47,8 @@ def about_output(found: Any) -> str | None:
         return "output.value is no text"
     if found["value"] is None and found["finish"] != "error":
         return "output.value is null, but no error is given"
+    if not isinstance(found.get("error"), dict | None):
+        return "output.error is no mapping"
     tokens = found.get("tokens")
     return None if tokens is None or isinstance(tokens, list) else "output.tokens is no list"
 

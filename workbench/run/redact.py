@@ -20,7 +20,7 @@ from typing import Any
 
 from workbench.fingerprint import of_file
 from workbench.run import journal
-from workbench.run.bundle import CHECKED_FILES, SCHEMA, Run
+from workbench.run.bundle import CHECKED_FILES, SCHEMA, Run, with_answers
 from workbench.tasks.catalogue import BUILT_IN_TASKS
 
 MARKER = re.compile(r"\[redacted hmac:[0-9a-f]{16} [0-9]+ characters\]")
@@ -113,8 +113,9 @@ def redact_event(event: Mapping[str, Any], key: bytes) -> dict[str, Any]:
 def redact(run: Run, folder: Path, key: bytes) -> Run:
     """A copy of a complete run in ``folder`` without texts, images and tensors; its checksums are those of the copy.
 
-    Raises BundleError when a line is damaged or the folder cannot be written.
+    Raises BundleError when a line is damaged, the folder cannot be written, or it is a capture.
     """
+    with_answers(run)  # a capture's tensors spell its inputs, and without them nothing is left
     folder.mkdir(parents=True)
     for name in ("environment.json", "artifact.json"):
         if (run.folder / name).is_file() and not (run.folder / name).is_symlink():

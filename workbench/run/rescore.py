@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import BundleError
-from workbench.run.bundle import Run, differences
+from workbench.run.bundle import Run, differences, with_answers
 from workbench.run.finalise import finalise
 from workbench.run.writer import BundleWriter
 from workbench.tasks.catalogue import load_task
@@ -87,7 +87,7 @@ def put_together(folders: Sequence[Path | Run], task: str | None = None) -> Shar
 
 def complete_run(folder: Path | Run) -> Run:
     """Raises BundleError when the run is unfinished, or its answers were taken out."""
-    run = folder if isinstance(folder, Run) else Run(folder)
+    run = with_answers(folder if isinstance(folder, Run) else Run(folder))
     if run.status != "complete":
         raise BundleError(
             f"{run.name} is not complete", why="only whole runs have final scores", fix="type the eval command again to finish it"

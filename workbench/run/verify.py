@@ -21,7 +21,7 @@ from typing import Any, Literal
 from workbench.errors import BundleError, WorkbenchError
 from workbench.fingerprint import of_file
 from workbench.run import journal
-from workbench.run.bundle import BUNDLE_FILES, CHECKED_FILES, MEDIA_NAME, Run, belongs, migrate, run_key
+from workbench.run.bundle import BUNDLE_FILES, CAPTURE, CHECKED_FILES, LAYERS_FILE, MEDIA_NAME, Run, belongs, migrate, run_key
 from workbench.run.lines import problem
 from workbench.run.rederive import differing, from_lines, officially, scorer_of
 from workbench.run.token_records import OWN, items_of, misfit, recorded_tokens
@@ -64,6 +64,8 @@ def verify(run: Run, task: str | None = None) -> list[Finding]:
     found = [check_manifest(run), *check_files(run)]
     lines, media, about_lines = check_lines(run)
     found += [about_lines, check_checksums(run), *check_media(run, media), *check_tensors(run, lines)]
+    if run.kind is not None:
+        return [*found, check_layers(run, lines)]
     if any(each.level == "failed" for each in (found[0], about_lines)):
         return [*found, Finding("note", "results", "not worked out again: manifest or lines are damaged")]
     return [*found, *check_results(run, lines, task)]
@@ -75,6 +77,8 @@ def quick_check(run: Run) -> list[str]:
         return []
     try:
         checksums = check_checksums(run)
+        if run.kind is not None:
+            return [f"{run.name}: {checksums.detail}"] if checksums.level == "failed" else []
         said = [f"{run.name}: {checksums.detail}"] if checksums.level == "failed" else []
         scorer = scorer_of(run)
         derived = from_lines(scorer, run.iter_items()) if scorer else {"n": sum(1 for _ in run.iter_items())}
@@ -194,10 +198,11 @@ def check_checksums(run: Run) -> Finding:
         if run.manifest.get("migrated_from") and not sums:
             return Finding("note", "checksums", "its schema had none; workbench verify --migrate RUN makes them")
         return Finding("failed", "checksums", "the manifest lacks them: it was changed")
-    changed = [name for name in CHECKED_FILES if (run.folder / name).is_file() and of_file(run.folder / name) != sums[name]]
+    names = [*CHECKED_FILES, *([LAYERS_FILE] if (run.folder / LAYERS_FILE).is_file() else [])]
+    changed = [name for name in names if (run.folder / name).is_file() and of_file(run.folder / name) != sums.get(name)]
     if changed:
         return Finding("failed", "checksums", f"{' and '.join(changed)} changed after the run was finished")
-    return Finding("ok", "checksums", f"{' and '.join(CHECKED_FILES)} are as written")
+    return Finding("ok", "checksums", f"{' and '.join(names)} are as written")
 
 
 def check_media(run: Run, named: set[str]) -> list[Finding]:
@@ -245,9 +250,34 @@ def check_tensors(run: Run, lines: Mapping[str, Any]) -> list[Finding]:
             broken.append(f"{path.name} ({brief(error)})")
     if broken:
         return [Finding("failed", "tensors", listed(broken))]
-    if other := other_tokens(run):
+    if run.kind is None and (other := other_tokens(run)):
         return [Finding("failed", "tensors", f"{len(other)} token records are of other answers: {listed(other)}")]
     return [Finding("ok", "tensors", f"{len(paths)} files")]
+
+
+def check_layers(run: Run, lines: Mapping[str, Any]) -> Finding:
+    """Every layer's line is whole and of an item of this bundle; a capture's arrays are those that its lines describe."""
+    from workbench.run.layer_records import LayerRecords
+
+    try:
+        if run.kind != CAPTURE:
+            known = [line.get("id") for line in journal.read(run.folder / LAYERS_FILE)]
+        else:
+            records = LayerRecords(run)
+            known = list(records.lines)
+            for name in known:
+                records.read(name)
+    except BROKEN as error:
+        return Finding("failed", "layers", brief(error))
+    strange = sorted({str(name) for name in known} - set(lines))
+    if strange:
+        return Finding("failed", "layers", f"of no item of this bundle: {listed(strange)}")
+    lacking = [
+        name for name, line in lines.items() if run.kind == CAPTURE and line["output"]["finish"] != "error" and name not in known
+    ]
+    if lacking:
+        return Finding("failed", "layers", f"{len(lacking)} items have no layer: {listed(lacking)}")
+    return Finding("ok", "layers", f"of {len(set(known))} items")
 
 
 def about_records(path: Path, shapes: Mapping[str, Sequence[int]], lines: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ import workbench
 from workbench.errors import BundleError
 from workbench.fingerprint import of_file
 from workbench.run import journal
-from workbench.run.bundle import SCHEMA, differences, find_bundles, folder_name, read_manifest, run_key
+from workbench.run.bundle import CHECKED_FILES, LAYERS_FILE, SCHEMA, differences, find_bundles, folder_name, read_manifest, run_key
 
 
 def now() -> str:
@@ -176,7 +176,7 @@ class BundleWriter:
         self._samples.close()
         journal.write_atomically(self.folder / "samples.jsonl", (journal.encode(line) for line in lines))
         journal.write_json(self.folder / "results.json", results)
-        checksums = {name: of_file(self.folder / name) for name in ("samples.jsonl", "results.json")}
+        checksums = {name: of_file(self.folder / name) for name in (*CHECKED_FILES, LAYERS_FILE) if (self.folder / name).exists()}
         task = {**self.manifest["task"], "scorer": results["scorer"]}
         self.manifest |= {"status": "complete", "finished": now(), "checksums": checksums, "task": task}
         journal.write_json(self.folder / "manifest.json", self.manifest)

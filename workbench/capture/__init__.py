@@ -1,0 +1,1 @@
+"""The runtime side of the middle rungs: tensors recorded through hooks, localisation, the causality probe, and the zoo."""

@@ -1,0 +1,164 @@
+"""What a capture is fed: a task's first items, images with a prompt, arrays from a file, or the very arrays of another capture.
+
+items = read_items(["demo"], limit=4)
+items = read_items(["reports/runs/capture-..."])        # identical arrays, on another runtime or another machine
+items = read_items(["page.png"], prompt="What is written here?")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import BundleError, DataError, UsageError
+from workbench.fingerprint import of_json
+from workbench.models.processors import Prepared
+from workbench.models.seen import as_array, digest
+from workbench.run.bundle import CAPTURE, Run
+from workbench.types import Media, Request
+
+ARRAY_FILES = (".npz", ".safetensors")
+IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+DEFAULT_LIMIT = 4
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input. ``prepare(model)`` gives the arrays; ``replayed`` says that they were recorded, and by which capture."""
+
+    id: str
+    input_hash: str
+    text: str
+    media: tuple[str, ...]
+    prepare: Callable[[Any], Prepared]
+    replayed: str | None = None
+
+
+def read_items(sources: Sequence[str | Path | Run], *, limit: int = DEFAULT_LIMIT, prompt: str | None = None) -> list[Item]:
+    """The items that the sources name, at most ``limit`` of each task. Raises UsageError, DataError or BundleError."""
+    if limit < 1:
+        raise UsageError(f"--limit must be at least 1, not {limit}")
+    found: list[Item] = []
+    for source in sources:
+        found += items_of(source, limit, prompt)
+    twice = {item.id for item in found if sum(other.id == item.id for other in found) > 1}
+    if twice:
+        raise UsageError(f"two inputs are called {min(twice)!r}", why="items are compared by their names", fix="rename one file")
+    if not found:
+        raise UsageError("a capture needs inputs", fix="--inputs demo, --inputs picture.png --prompt TEXT, or --inputs CAPTURE")
+    return found
+
+
+def items_of(source: str | Path | Run, limit: int, prompt: str | None) -> list[Item]:
+    if isinstance(source, Run):
+        return replayed(source)
+    path = Path(source)
+    if path.suffix.lower() in ARRAY_FILES:
+        return [from_file(path)]
+    if path.suffix.lower() in IMAGE_FILES:
+        return [from_image(path, prompt)]
+    if path.exists() and (path.suffix == ".zip" or (path / "manifest.json").is_file()):
+        return [item for run in Run.open(path) for item in replayed(run)]
+    return from_task(str(source), limit)
+
+
+def from_task(name: str, limit: int) -> list[Item]:
+    """The first items of a task, or of each task of a suite."""
+    from workbench.suites import load_suite, suite_names
+    from workbench.tasks.catalogue import load_task
+
+    names = list(load_suite(name).tasks) if name in suite_names() else [name]
+    found = []
+    for each in names:
+        task = load_task(each)
+        for sample in list(task.load(limit).samples)[:limit]:
+            request = task.ask(sample)
+            found.append(from_request(f"{task.name}/{sample.id}", request))
+    return found
+
+
+def from_request(name: str, request: Request) -> Item:
+    media = tuple(each.sha256 for each in request.inputs.get("images", ()))
+    return Item(name, request.input_hash, str(request.inputs.get("text", "")), media, lambda model: model.prepare(request))
+
+
+def from_image(path: Path, prompt: str | None) -> Item:
+    if not path.is_file():
+        raise DataError(f"there is no file {str(path)!r}", fix="--inputs FILE")
+    if not prompt:
+        raise UsageError(f"what is asked about {path.name}?", why="an image alone is no input", fix='--prompt "What is shown?"')
+    return from_request(path.stem, Request({"text": prompt, "images": [Media(path=path)]}, CAPTURE))
+
+
+def from_file(path: Path) -> Item:
+    """Named arrays (``input_ids``, ``pixel_values``, ...) as the models' ``forward`` takes them."""
+    import numpy
+
+    try:
+        if path.suffix == ".npz":
+            with numpy.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        else:
+            from safetensors.numpy import load_file
+
+            arrays = load_file(path)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as named arrays", why=f"{type(error).__name__}: {error}"[:300]) from error
+    if "input_ids" not in arrays or arrays["input_ids"].ndim != 2 or arrays["input_ids"].shape[0] != 1:
+        raise DataError(f"{path} holds no input_ids of shape (1, tokens)", why=f"it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    return from_arrays(path.stem, arrays, "", (), None)
+
+
+def from_arrays(name: str, arrays: dict[str, Any], text: str, media: tuple[str, ...], replayed: str | None) -> Item:
+    prepared = {key: list(map(as_array, value)) if isinstance(value, list) else as_array(value) for key, value in arrays.items()}
+    hashed = of_json(
+        {key: list(map(digest, value if isinstance(value, list) else [value])) for key, value in sorted(prepared.items())}, 32
+    )
+    length = int(prepared["input_ids"].shape[1])
+    return Item(name, hashed, text, media, lambda model: Prepared(dict(prepared), text, length), replayed)
+
+
+def replayed(run: Run) -> list[Item]:
+    """The inputs that a capture kept, under their names and hashes."""
+    from workbench.run.input_records import read_inputs
+
+    if run.kind != CAPTURE:
+        raise UsageError(
+            f"{run.name} is no capture",
+            why=f"it is a run of {run.manifest['task']['name']}",
+            fix="workbench capture MODEL --inputs TASK",
+        )
+    lines = run.items()
+    kept = dict(read_inputs(run.tensors, set(lines)))
+    found = []
+    for name, line in lines.items():
+        if line["output"]["finish"] == "error":
+            continue
+        if "input_ids" not in kept.get(name, {}):
+            raise BundleError(
+                f"{run.name} lacks the inputs of {name!r}", why="tensors/inputs-*.safetensors is incomplete", fix="capture again"
+            )
+        asked = line.get("input") or {}
+        prompt = (asked.get("seen") or {}).get("prompt") or ""
+        made = from_arrays(name, ungrouped(kept[name]), prompt, tuple(asked.get("media") or ()), run.manifest["run_key"][:12])
+        found.append(Item(made.id, line["input_hash"], str(asked.get("text") or ""), made.media, made.prepare, made.replayed))
+    return found
+
+
+def ungrouped(arrays: dict[str, Any]) -> dict[str, Any]:
+    """``name.0``, ``name.1`` as the list again that ``models.seen.as_arrays`` took apart."""
+    found: dict[str, Any] = {}
+    for name, value in sorted(arrays.items(), key=lambda each: (each[0].rpartition(".")[0], natural(each[0]))):
+        stem, _, place = name.rpartition(".")
+        if stem and place.isdigit():
+            found.setdefault(stem, []).append(value)
+        else:
+            found[name] = value
+    return found
+
+
+def natural(name: str) -> int:
+    place = name.rpartition(".")[2]
+    return int(place) if place.isdigit() else -1

@@ -1,0 +1,120 @@
+"""One name for one layer on every runtime: ``vision.block.3.attention`` whatever the libraries call the modules around it.
+
+    layer_name("model.vision_tower.vision_model.encoder.layers.3.self_attn")    # "vision.block.3.attention"
+    layer_name("language_model.model.layers.3.self_attn")                       # "text.block.3.attention"
+
+A name is the tower (``vision``, ``projector``, ``audio``, ``text``), then what is left of the module's path when containers are
+dropped and synonyms made one. Families whose libraries disagree beyond that rename with regular expressions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+PROJECTOR = frozenset(
+    {
+        *("multi_modal_projector", "mm_projector", "projector", "connector", "merger", "aligner", "modality_projection"),
+        *("vision_embed_tokens_projector", "embed_vision", "embed_audio", "image_projection", "img_projection", "mlp1"),
+        *("perceiver_resampler", "deepstack_merger_list", "vision_language_adapter", "image_projector"),
+    }
+)
+VISION = frozenset(
+    {
+        *("vision_tower", "vision_model", "visual", "vision", "vision_encoder", "image_encoder", "vision_backbone", "image_vit"),
+        *("vit", "vision_embed_tokens", "sam_model", "img_processor", "image_tower", "vision_tower_high", "vpm"),
+    }
+)
+AUDIO = frozenset({"audio_tower", "audio_model", "audio_encoder"})
+CONTAINERS = frozenset({"model", "language_model", "text_model", "base_model", "transformer", "encoder", "trunk", "module"})
+"""Left out of a name. Encoder and decoder of a text model are kept apart by ``decoder``, which stays."""
+
+BLOCKS = frozenset({"layers", "blocks", "h", "resblocks", "block"})
+SYNONYMS = {
+    **dict.fromkeys(("self_attn", "attn", "attention", "self_attention"), "attention"),
+    **dict.fromkeys(("mlp", "feed_forward", "ffn"), "mlp"),
+    **dict.fromkeys(("embed_tokens", "embeddings", "patch_embed", "wte", "tok_embeddings", "patch_embedder"), "embeddings"),
+    **dict.fromkeys(("norm", "post_layernorm", "final_layernorm", "ln_post", "ln_f", "layernorm_post", "final_norm"), "norm"),
+}
+HEADS = frozenset({"lm_head", "output", "head"})
+
+COARSE = ("*embeddings", "*.norm", "*.block.#", "projector", "logits", "*.input")
+"""Recorded by default; ``#`` stands for a number."""
+FINE = (*COARSE, "*.block.#.~", "projector.~")
+"""What the zoo records: also the parts of each block; ``~`` stands for a name without a dot."""
+
+
+def layer_name(path: str, renames: Sequence[tuple[str, str]] = ()) -> str | None:
+    """The name of the module at ``path``; None for the containers and for what is no layer (the head: logits are recorded as output).
+
+    ``renames`` are regular expressions and their replacements, applied to the whole path first.
+    """
+    for pattern, replacement in renames:
+        path = re.sub(pattern, replacement, path)
+    parts = [part for part in path.split(".") if part]
+    tower = tower_of(parts)
+    kept: list[str] = []
+    for place, part in enumerate(parts):
+        following = parts[place + 1] if place + 1 < len(parts) else ""
+        if (
+            part in CONTAINERS
+            or (part in (*VISION, *AUDIO) and not kept)
+            or (tower == "projector" and not kept and part in PROJECTOR)
+        ):
+            continue
+        if part in BLOCKS and following.isdigit():
+            kept.append("block")
+        else:
+            kept.append(SYNONYMS.get(part, part))
+    if not kept:
+        return tower if tower == "projector" and parts[-1] in PROJECTOR else None
+    if tower == "text" and kept[-1] in HEADS and "block" not in kept:
+        return None
+    return ".".join([tower, *kept])
+
+
+def tower_of(parts: Sequence[str]) -> str:
+    if any(part in PROJECTOR for part in parts):
+        return "projector"
+    if any(part in VISION for part in parts):
+        return "vision"
+    return "audio" if any(part in AUDIO for part in parts) else "text"
+
+
+def names_of(paths: Iterable[str], renames: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+    """``{path: name}``; of several paths with one name the outermost (first) has it."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        name = layer_name(path, renames)
+        if name is not None and name not in taken:
+            found[path] = name
+            taken.add(name)
+    return found
+
+
+def chosen(names: Mapping[str, str], patterns: Sequence[str]) -> dict[str, str]:
+    """The paths whose name, or whose path itself, matches one of ``patterns``."""
+    return {path: name for path, name in names.items() if matches(name, patterns) or matches(path, patterns)}
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(_matches(name, pattern) for pattern in patterns)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if "#" not in pattern and "~" not in pattern:
+        return fnmatchcase(name, pattern)
+    expression = "".join({"*": ".*", "#": r"\d+", "~": r"[^.]+"}.get(each, re.escape(each)) for each in pattern)
+    return re.fullmatch(expression, name) is not None
+
+
+def first_blocks(names: Mapping[str, str]) -> dict[str, str]:
+    """``{path of the first block of each stack: name of its input}``: what a tower really begins with, embeddings merged."""
+    found: dict[str, str] = {}
+    for path, name in names.items():
+        match = re.fullmatch(r"(.+)\.block\.0", name)
+        if match:
+            found[path] = f"{match[1]}.input"
+    return found
