@@ -48,8 +48,11 @@ def reference(llava, pictures, tmp_path_factory):
 def planted(monkeypatch, llava, reference, tmp_path):
     """``planted(fault, **settings)``: the capture of the MLX model with that fault in it, on the reference's inputs."""
     pytest.importorskip("mlx_vlm", reason="needs mlx-vlm (pip install 'parity-workbench[mlx]')")
+    from workbench.backends import blas_route
     from workbench.capture import names, session
 
+    # MLX's own matrix products are the independent evidence; a process in which another test opened torch's cannot go back.
+    own = "" if blas_route._done else "?blas=off"
     real = session.open_vision_language
 
     def run(fault=None, inputs=None, **settings):
@@ -65,7 +68,7 @@ def planted(monkeypatch, llava, reference, tmp_path):
             name = getattr(fault, "__name__", "untouched") + str(sorted(settings))
             chosen = {"layers": names.FINE, "keep": True} | settings
             return session.capture_layers(
-                f"mlx:{llava}?blas=off", reference if inputs is None else inputs, runs=tmp_path / name, **chosen
+                f"mlx:{llava}{own}", reference if inputs is None else inputs, runs=tmp_path / name, **chosen
             )
 
     return run

@@ -73,10 +73,8 @@ def test_the_limit_lets_other_kernels_pass_and_no_other_formula():
     from scipy import special
 
     random = numpy.random.default_rng(0)
-    x, weight = (
-        random.standard_normal((64, 256)).astype(numpy.float32),
-        random.standard_normal((256, 256)).astype(numpy.float32) / 16,
-    )
+    x = random.standard_normal((64, 256)).astype(numpy.float32)
+    weight = random.standard_normal((256, 256)).astype(numpy.float32) / 16
     exact = x.astype(numpy.float64) @ weight.astype(numpy.float64)
     reference = x @ weight
     order = random.permutation(256)

@@ -96,10 +96,13 @@ def test_records_of_two_captures_are_compared_without_values(bundle):
 def test_an_item_that_was_written_twice_counts_as_it_was_last(bundle):
     folder, _ = bundle
     again = item("a", numpy.random.default_rng(9), scale=3.0)
+    again.passes = {kind: dict(reversed(layers.items())) for kind, layers in again.passes.items()}
     write_layers(folder, again)
     with journal.Journal(folder / LAYERS_FILE) as file:
         file.append(*lines_of(again))
-    found = LayerRecords(Run(folder)).read("a").passes["float32"]["vision.block.0"]
+    layers = LayerRecords(Run(folder)).read("a").passes["float32"]
+    assert list(layers) == ["logits", "vision.block.0", "vision.input"], "in the later order"
+    found = layers["vision.block.0"]
     assert found.line == again.passes["float32"]["vision.block.0"].line
     assert found.values.tobytes() == again.passes["float32"]["vision.block.0"].values.tobytes()
 
@@ -116,6 +119,9 @@ def test_samples_are_nested_spread_and_the_same_everywhere():
         assert gaps.max() <= 4 * 2**power and gaps.min() >= 2**power / 4, "evenly, with no long gap"
         finer = set(places.tolist())
     assert sampled(1000, 256).tolist() == [place for place in range(1000) if place * 0x9E3779B97F4A7C15 % 2**64 < 2**56]
+    begin = 10**12
+    expected = [place for place in range(begin, begin + 5000) if place * 0x9E3779B97F4A7C15 % 2**64 < 2**60]
+    assert sampled(begin + 5000, 16, begin).tolist() == expected and len(expected) > 300
     assert sampled(0, 4).size == 0
 
 
