@@ -6,8 +6,9 @@ from workbench.convert.layout import Config, Layout
 
 def config(config: Config) -> None:
     text = config["text_config"]
-    kinds = text.pop("layer_types")
-    text["sliding_window_pattern"] = kinds.index("full_attention") + 1
+    if text["model_type"] == "cohere2":  # the 32B has Cohere 1, all of whose layers are alike
+        kinds = text.pop("layer_types")
+        text["sliding_window_pattern"] = kinds.index("full_attention") + 1
 
 
 LAYOUT = Layout(

@@ -1,7 +1,8 @@
 """Aya Vision: a SigLIP tower, pixel shuffle into a gated layer, and Cohere 2 (parallel blocks; three layers with a sliding window and
 rotary positions, then one with neither). Tiles are squares; markers that are text stand between them, the whole image comes last.
 The window is so small here that the prompts are longer, as two images of twelve tiles are in the published models. Command A Vision
-(``cohere2_vision``) is the same without the projector's norm; mlx-vlm runs it as Aya Vision."""
+(``cohere2_vision``) is the same without the projector's norm; mlx-vlm runs it as Aya Vision. Aya Vision 32B has Cohere 1: rotary positions
+and no window in every layer."""
 
 from workbench.capture.zoo import port
 from workbench.capture.zoo.family import Case, Family, pixels, prompt, text_arrays
@@ -49,6 +50,26 @@ def config():
     return AyaVisionConfig(**parts(), image_token_index=IMAGE, adapter_layer_norm_eps=1e-6)
 
 
+def config_of_32b():
+    """Heads of 128 as published: its config does not say so, and the port takes it for granted."""
+    from transformers import AyaVisionConfig, CohereConfig
+
+    text = CohereConfig(
+        vocab_size=1000,
+        hidden_size=256,
+        intermediate_size=160,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        logit_scale=0.0625,
+        rope_parameters={"rope_type": "default", "rope_theta": 4_000_000.0},
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return AyaVisionConfig(**parts() | {"text_config": text}, image_token_index=IMAGE, adapter_layer_norm_eps=1e-6)
+
+
 def config_of_command():
     from transformers import Cohere2VisionConfig
 
@@ -76,7 +97,8 @@ def open_port(folder):
 
 
 FAMILIES = (
-    Family("aya_vision", "Aya Vision: SigLIP, pixel shuffle, Cohere 2", config, cases),
+    Family("aya_vision", "Aya Vision 8B: SigLIP, pixel shuffle, Cohere 2", config, cases),
+    Family("aya_vision_32b", "Aya Vision 32B: SigLIP, pixel shuffle, Cohere 1", config_of_32b, cases),
     Family(
         "cohere2_vision",
         "Command A Vision: SigLIP 2, pixel shuffle, Cohere 2",

@@ -2,8 +2,9 @@
 take keys and values from earlier ones.
 
 The vision tower (MobileNet v5) comes from timm, and the port opens no folder without it. So the row writes the language model under its
-published names, makes the port's whole model, whose towers are never computed, and loads the language model into it strictly. The audio
-tower, a conformer, is a row of its own, on mel frames of which some are padding.
+published names, makes the port's whole model, whose towers are never computed, and loads the language model into it strictly. The port's
+logits depend on how much of a prompt is passed at once; generation passes the last token alone, and so does the row with every token.
+The audio tower, a conformer, is a row of its own, on mel frames of which some are padding.
 """
 
 import json
@@ -76,6 +77,22 @@ def open_port(folder):
     return model
 
 
+def run_port(model, arrays):
+    """Every position as ``generate_step`` computes a prompt's last one: alone, after the others are in the cache."""
+    from mlx import core
+    from mlx_vlm.models import cache
+
+    ids = port.as_mlx(arrays)["input_ids"]
+    begun = model.get_input_embeddings(ids)
+    made = cache.make_prompt_cache(model.language_model)
+    steps = []
+    for place in range(ids.shape[1]):
+        one = slice(place, place + 1)
+        given = {"inputs_embeds": begun.inputs_embeds[:, one], "per_layer_inputs": begun.per_layer_inputs, "n_to_process": 1}
+        steps.append(model.language_model(ids[:, one], cache=made, **given).logits[0])
+    return core.concatenate(steps)
+
+
 def audio_config():
     from transformers.models.gemma3n.configuration_gemma3n import Gemma3nAudioConfig
 
@@ -145,6 +162,7 @@ FAMILIES = (
         build=reference.build_text,
         to_hub=to_hub,
         open_port=open_port,
+        run_port=run_port,
         port_names=((r"model\.embed_tokens$", "model.unscaled"),),
         note="neither the vision nor the audio tower",
     ),

@@ -1,7 +1,8 @@
 """Idefics2: a SigLIP tower at any aspect ratio, a gated projection with a perceiver resampler, and Mistral.
 
-Its processor keeps the aspect ratio and pads several images to the largest, with a mask of pixels. The cases are one image that is
-wide, tall or no whole number of patches, and two of different sizes of which the smaller is padded.
+Its processor keeps the aspect ratio and pads several images to the largest, with a mask of pixels; with splitting, as in the published
+settings, a single image is five: its quarters and the whole. The cases are one image that is wide, tall or no whole number of patches,
+one that is split, and two of different sizes of which the smaller is padded.
 """
 
 import numpy
@@ -54,6 +55,7 @@ def cases(config, random):
     yield case("wide", [image, 12], (32, 56))
     yield case("tall, image last", [12, image, 1], (56, 40))
     yield case("no whole number of patches", [5, image, 7], (45, 56))
+    yield case("quarters and the whole", [4, image * 5, 5], *[(24, 32)] * 4, (48, 56))
     yield case("two of one size", [4, image, 6, image, 5], (40, 56), (40, 56))
     yield case("two sizes", [4, image, 6, image, 5], (56, 32), (43, 56))
     yield Case("text alone", text_arrays(prompt(random, [20], 10, 1000)))

@@ -1,4 +1,4 @@
-"""Idefics3: a SigLIP tower on square crops, pixel shuffle, and Llama 3.
+"""Idefics3: a SigLIP tower on square crops, pixel shuffle, and Llama 3.1 with its rotary scaling.
 
 The processor cuts an image into rows and columns of squares and adds the whole one, all of one size; several images have their crops
 after one another, and an image that is missing in a batch is all zeros.
@@ -29,7 +29,15 @@ def config():
             num_attention_heads=4,
             num_key_value_heads=2,
             rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+            rope_parameters={
+                "rope_type": "llama3",
+                "rope_theta": 500_000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+            max_position_embeddings=131_072,
             pad_token_id=2,
         ),
         image_token_id=IMAGE,
@@ -58,10 +66,4 @@ def images(random, crops, missing):
     return {"pixel_values": values, "pixel_attention_mask": mask}
 
 
-FAMILY = Family(
-    "idefics3",
-    "Idefics3: SigLIP on square crops, pixel shuffle, Llama 3",
-    config,
-    cases,
-    note="no rotary scaling, which the port's configuration of the text has no field for",
-)
+FAMILY = Family("idefics3", "Idefics3: SigLIP on square crops, pixel shuffle, Llama 3.1", config, cases)

@@ -3,10 +3,14 @@
 An image is one to four tiles, side by side or stacked; the others are zeros. ``cross_attention_mask`` says which tiles a token sees: none
 before the first image, and after an image that image (until the next). Text alone skips the cross-attention layers. The tower has 16
 heads because published configurations call them ``attention_heads``, which the port does not read: 16 is its default.
+
+A second row goes on where a prompt ends: the words of an answer come one by one, as in generation, and must see the tiles that the prompt's
+last word saw.
 """
 
 import numpy
 
+from workbench.capture.zoo import port, reference
 from workbench.capture.zoo.family import Case, Family, pixels, prompt, text_arrays
 
 IMAGE = 1000
@@ -82,4 +86,52 @@ def images(random, ids, ratios):
     return {"pixel_values": values, "aspect_ratio_ids": numbers, "aspect_ratio_mask": tiles, "cross_attention_mask": seen}
 
 
-FAMILY = Family("mllama", "Llama 3.2 Vision: tiles, and cross-attention in Llama", config, cases)
+ANSWER = 3
+
+
+def answers(config, random):
+    """Those of one image, as mlx-vlm's chat takes it, with words enough after it."""
+    for case in cases(config, random):
+        ids = case.arrays["input_ids"][0]
+        if (ids == IMAGE).sum() == 1 and ids[-1 - ANSWER :].max() < IMAGE:
+            yield case
+
+
+def follow(model, arrays):
+    """The logits of one pass that predict the last words and what comes after them."""
+    return reference.run(model, arrays)[-1 - ANSWER :]
+
+
+def answer(model, arrays):
+    """The same from mlx-vlm's generation, which is given all but the last words as its prompt and made to choose these."""
+    from mlx import core
+    from mlx_vlm.generate.ar import generate_step
+
+    asked = {name: arrays[name][:, :-ANSWER] for name in ("input_ids", "attention_mask", "cross_attention_mask")}
+    given = port.as_mlx({**arrays, **asked})
+    ids, values, mask = (given.pop(name) for name in ("input_ids", "pixel_values", "attention_mask"))
+    words, found = arrays["input_ids"][0, -ANSWER:].tolist(), []
+
+    def choose(_, logits):
+        found.append(logits[0])
+        word = words[min(len(found), ANSWER) - 1]
+        return core.where(core.arange(logits.shape[-1]) == word, 0.0, -core.inf)[None]
+
+    settings = {"max_tokens": ANSWER + 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "logits_processors": [choose]}
+    for _ in generate_step(ids, model, values, mask, **settings, **given):
+        pass
+    return core.stack(found[: ANSWER + 1])
+
+
+FAMILIES = (
+    Family("mllama", "Llama 3.2 Vision: tiles, and cross-attention in Llama", config, cases),
+    Family(
+        "mllama_answer",
+        "Llama 3.2 Vision: the words of an answer",
+        config,
+        answers,
+        layouts=("hub",),
+        run_reference=follow,
+        run_port=answer,
+    ),
+)

@@ -2,7 +2,7 @@
 
 Published configs keep ``image_feature_source: ["spatial_avg_pool", "temporal_avg_pool"]`` within ``vision_config``; the port looks for it at the
 root, does not find it, and takes its own default, the other way round. The averaged token comes last instead of first and all patch tokens
-move up one learned position: captions still come out, boxes and other locations suffer.
+move up one learned position of the encoder, on every image. What that costs was not measured; boxes and regions depend on it most.
 """
 
 from unittest.mock import patch

@@ -20,6 +20,8 @@ def images_whole(model):
 
     def attend(self, inputs, inputs_embeds=None, mask=None, cache=None):
         here = inputs[0] == image
+        if not here.any():
+            return original(self, inputs, inputs_embeds=inputs_embeds, mask=mask, cache=cache)
         number = core.cumsum(here & ~core.concatenate([core.array([False]), here[:-1]]))
         same = (number[:, None] == number) & here[:, None] & here
         return original(
@@ -34,7 +36,7 @@ FINDING = Finding(
     "gemma3-image-attention",
     ("gemma3",),
     "port",
-    "the tokens of one image see only what is before them, where they are to see each other",
+    "the tokens of one image see only what is before them; the patch lets them see each other",
     "mlx_vlm/models/gemma3/language.py: LanguageModel.__call__",
     images_whole,
 )

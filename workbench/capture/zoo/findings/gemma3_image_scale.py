@@ -14,7 +14,7 @@ FINDING = Finding(
     "gemma3-image-scale",
     ("gemma3",),
     "port",
-    "image features are divided by the root of 2048, a default, not of the language model's hidden size",
+    "image features are divided by the root of 2048, a default; the patch divides by that of the language model's hidden size",
     "mlx_vlm/models/gemma3/gemma3.py: Model.get_input_embeddings, ModelConfig.hidden_size",
     lambda model: patch.object(model.config, "hidden_size", model.config.text_config.hidden_size),
 )

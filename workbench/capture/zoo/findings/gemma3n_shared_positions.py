@@ -1,8 +1,10 @@
-"""mlx-vlm 0.7.10 turns the queries of Gemma 3n's last layers to positions that lie a whole prompt too late.
+"""mlx-vlm 0.7.10 turns the queries of Gemma 3n's last layers to positions that lie too late: by one token in generation.
 
 The last layers take keys and values from an earlier layer's cache. ``language.py``, ``Gemma3nAttention.__call__`` takes ``cache.offset`` for
-the position of the first query, but the earlier layer has already put this prompt into the cache: queries stand after the end of
-their own keys. 10 of 30 layers in E2B and 15 of 35 in E4B look at wrong distances. The patch takes back what was added.
+the position of the first query, but the earlier layer has already put this pass's tokens into the cache: queries are late by as many.
+``generate_step`` passes the last token of a prompt and every new one alone, so 10 of 30 layers in E2B and 15 of 35 in E4B see everything
+one token further away than it is; a whole prompt in one pass (as in training, or scoring by it) is late by its length. mlx-lm 0.32.2 has it
+right. The patch takes back what was added.
 """
 
 from contextlib import ExitStack, contextmanager
@@ -27,7 +29,7 @@ FINDING = Finding(
     "gemma3n-shared-positions",
     ("gemma3n",),
     "port",
-    "layers that share keys and values turn their queries by a cache offset that counts this prompt already",
+    "layers that share keys and values turn their queries by a cache offset that counts this pass's tokens already; the patch takes them back",
     "mlx_vlm/models/gemma3n/language.py: Gemma3nAttention.__call__",
     from_the_beginning,
 )

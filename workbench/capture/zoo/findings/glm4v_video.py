@@ -1,8 +1,9 @@
 """mlx-vlm 0.7.10 does not look at the video of a prompt for GLM-4.1V or GLM-4.5V.
 
-Its processor has no part for videos: it drops them without a word and leaves one ``<|video|>`` in the prompt. Given what transformers'
-processor makes (a block of image tokens a frame, ``pixel_values_videos``), the model never reads the frames, and its positions look for the
-grid of an image that is not there: ``TypeError: 'NoneType' object is not subscriptable``.
+``processing.py`` can expand a video's token, but ``from_pretrained`` gives it no video processor: it drops videos without a word and leaves one
+``<|video|>`` in the prompt. Given what transformers' processor makes (a block of image tokens a frame, ``pixel_values_videos``), no code of
+the model reads that name, and its positions look for the grid of an image that is not there: ``TypeError: 'NoneType' object is not
+subscriptable``. Failing aloud, then, and no wrong answer.
 """
 
 from unittest.mock import patch

@@ -1,7 +1,7 @@
 """mlx-vlm 0.7.10 runs Idefics2's vision tower with the sigmoid approximation of GELU; its configuration says ``gelu_pytorch_tanh``.
 
-``vision.py`` takes ``FastGELUMLP`` (``nn.GELU(approx="fast")``, which is x sigmoid(1.702 x)) whatever ``hidden_act`` is. Every image's
-features are about 1 % off. The patch computes the tanh approximation.
+``vision.py`` takes ``FastGELUMLP`` (``nn.GELU(approx="fast")``, which is x sigmoid(1.702 x)) whatever ``hidden_act`` is. The two
+differ by up to 0.02 a neuron, on every image. The patch computes the tanh approximation.
 """
 
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ FINDING = Finding(
     "idefics2-gelu",
     ("idefics2",),
     "port",
-    "the vision tower's activation is x sigmoid(1.702 x), not the tanh approximation of GELU",
+    "the vision tower's activation is x sigmoid(1.702 x); the patch takes the tanh approximation of GELU",
     "mlx_vlm/models/idefics2/vision.py: EncoderLayer.mlp (FastGELUMLP)",
     tanh,
 )

@@ -1,9 +1,10 @@
 """mlx-vlm 0.7.10 lets Idefics2 attend to the padding of images.
 
 Images of one prompt are padded to the largest, with a mask. ``idefics2.py``, ``Model.get_input_embeddings`` counts a patch as real if any
-pixel is (transformers: if all are), ``vision.py``, ``VisionModel.__call__`` gives the mask to the embeddings but not to the encoder, and
-the perceiver never gets one. A single image has no padding and is right; several images of different shapes are wrong. The patch
-rounds the mask down to whole patches and hides the rest from the tower's and the perceiver's attention.
+pixel is (transformers did so until 4.45; since then: if all are), ``vision.py``, ``VisionModel.__call__`` gives the mask to the embeddings
+but not to the encoder, and the perceiver never gets one. Images of different shapes in one prompt meet it, and a single image smaller than
+1960 pixels, whose quarters are smaller than the whole. Images of one size are right. The patch rounds the mask down to whole patches and
+hides the rest from the tower's and the perceiver's attention.
 """
 
 from contextlib import ExitStack, contextmanager
@@ -50,7 +51,7 @@ FINDING = Finding(
     "idefics2-padding",
     ("idefics2",),
     "port",
-    "the vision tower and the perceiver attend to the padding of images that are smaller than the largest",
+    "the vision tower and the perceiver attend to the padding of images that are smaller than the largest; the patch hides it",
     "mlx_vlm/models/idefics2/vision.py: VisionModel.__call__; idefics2.py: Idefics2PerceiverAttention.__call__, Model.get_input_embeddings",
     padding_hidden,
 )

@@ -1,8 +1,8 @@
-"""mlx-vlm 0.7.10 gives the patches of Idefics2 wrong positions: one row and one column too low, and the first ones negative.
+"""mlx-vlm 0.7.10 gives the patches of Idefics2 wrong positions: mostly a row and a column too low, and the first ones negative.
 
 ``vision.py``, ``VisionEmbeddings.__call__`` subtracts 1 from ``numpy.digitize(..., right=True)``, which counts the boundaries below a
 coordinate and so already is the position, and spaces n boundaries over [1/n, 1) where n - 1 belong. Negative positions wrap
-around to the other end of the table. Every image is affected, silently. The patch computes the positions by whole numbers: patch i of
+around to the other end of the table. Every image is affected, silently: at the full 70 rows each is one or two too low. The patch computes the positions by whole numbers: patch i of
 m real ones lies at ``i * n // m`` of n.
 """
 
@@ -33,7 +33,7 @@ FINDING = Finding(
     "idefics2-positions",
     ("idefics2",),
     "port",
-    "patches get positions one row and column too low, the first ones negative",
+    "patches get positions a row or column too low, the first ones negative; the patch counts them by whole numbers",
     "mlx_vlm/models/idefics2/vision.py: VisionEmbeddings.__call__",
     right_positions,
 )

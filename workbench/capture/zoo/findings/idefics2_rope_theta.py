@@ -26,7 +26,7 @@ FINDING = Finding(
     "idefics2-rope-theta",
     ("idefics2",),
     "port",
-    "without a rope_theta, as published, the rotary base is 1000000, not Mistral's 10000",
+    "without a rope_theta, as published, the rotary base is 1000000; the patch takes Mistral's 10000",
     "mlx_vlm/models/idefics2/config.py: TextConfig.rope_theta",
     of_mistral,
 )

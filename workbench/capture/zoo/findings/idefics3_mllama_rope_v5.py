@@ -1,8 +1,8 @@
 """mlx-vlm 0.7.10 does not read transformers 5's ``rope_parameters`` in the text configurations of Idefics3 and Llama 3.2 Vision.
 
 ``config.py``, ``TextConfig`` knows ``rope_theta`` (and, for Llama 3.2 Vision, ``rope_scaling``) and drops the rest. A model fine-tuned and saved
-with transformers 5 loads without a word and attends by other positions: base 1000000 for Idefics3's 500000, 10000 without scaling for
-Llama 3.2 Vision's 500000 with it. The patch builds the rotary embedding from the row's configuration.
+with transformers 5 loads without a word and attends by other positions: without scaling, and with base 1000000 (Idefics3) or 10000
+(Llama 3.2 Vision) for 500000. The patch builds the rotary embedding from the row's configuration.
 """
 
 from contextlib import ExitStack, contextmanager

@@ -1,9 +1,9 @@
-"""mlx-vlm 0.7.10 does not lay out the tiles of LLaVA-NeXT: it replaces single image tokens by whole tiles, of the first image only.
+"""mlx-vlm 0.7.10 does not lay out the tiles of LLaVA-NeXT: it replaces single image tokens by whole tiles.
 
-The processor writes one token for every feature (the whole image, then the joined and unpadded rows of all tiles, a newline after each).
+The processor, transformers' as mlx-vlm's own, writes one token for every feature (the whole image, then the joined and unpadded rows of all tiles, a newline after each).
 ``_merge_input_ids_with_image_features`` puts a whole tile, then blocks made of the newline vector alone, in the place of the first few
-of those tokens and drops the others, with the text that stands between two images. The model sees tiles without their arrangement, padding and
-all, and never a second image; generation runs without a word, at other positions and on other features than in transformers.
+of those tokens and drops the others. The model sees tiles without their arrangement, padding and all, then hundreds of newlines;
+generation runs without a word, at other positions and on other features than in transformers.
 """
 
 from types import SimpleNamespace
@@ -49,7 +49,7 @@ FINDING = Finding(
     "llava-next-tiles",
     ("llava_next",),
     "port",
-    "tiles are put in the place of single image tokens, unarranged, and later images dropped; the patch lays them out as published",
+    "whole tiles are put in the place of single image tokens, unarranged; the patch lays them out as published",
     "mlx_vlm/models/llava_next/llava_next.py: Model.get_input_embeddings",
     laid_out,
 )
