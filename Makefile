@@ -49,6 +49,9 @@ DEMO_RUNS := reports/demo --reference demo:vlm@torch
 
 demo: $(VENV)/.ready-run
 	$(BIN)/workbench eval demo $(DEMO_MODELS) --record media --record tokens --follow demo:vlm@torch --runs reports/demo
+	$(BIN)/workbench capture demo:vlm@torch --inputs demo --limit 2 --also auto --also bfloat16 --keep --runs reports/demo
+	$(BIN)/workbench capture demo:vlm@mlx --inputs demo --limit 2 --keep --runs reports/demo
+	$(BIN)/workbench capture 'demo:vlm@torch?dtype=bfloat16' --inputs demo --limit 2 --keep --runs reports/demo
 	code=0; $(BIN)/workbench parity $(DEMO_RUNS) || code=$$?; \
 	$(BIN)/workbench report $(DEMO_RUNS) --out reports/demo-report; \
 	echo "next: $(BIN)/workbench view reports/demo-report"; exit $$code
@@ -60,6 +63,8 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.run
 	$(BIN)/python -m tests.bench.statistics
 	$(BIN)/python -m tests.bench.report_size
+	$(BIN)/python -m tests.bench.capture
+	$(BIN)/workbench zoo --fresh --runs build/bench-zoo
 
 train: $(VENV)/.ready-run
 	$(BIN)/python -m workbench.demo.train --out build/demo-vlm

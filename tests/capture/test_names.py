@@ -137,3 +137,13 @@ def test_every_block_of_a_family_is_aligned(name, tmp_path):
     blocks = {each for each in mine | theirs if ".block." in each and each.endswith((".attention", ".mlp"))}
     assert blocks and blocks <= mine & theirs
     assert {each for each in mine if matches(each, COARSE)} <= theirs
+
+
+def test_a_second_vision_tower_keeps_its_layers():
+    from workbench.capture.names import COARSE, chosen, names_of
+
+    paths = ["model.sam_model.blocks.0", "model.vision_model.transformer.layers.0", "model.layers.0"]
+    found = names_of(paths)
+    assert list(found) == paths and len(set(found.values())) == 3
+    assert found["model.sam_model.blocks.0"] == "vision.block.0" and found["model.layers.0"] == "text.block.0"
+    assert chosen(found, COARSE) == found, "recorded by default, not only known"

@@ -26,6 +26,7 @@ class Layer:
     def __init__(self, limit: int):
         self.moments, self.limit = Moments(), limit
         self.shape: tuple[int, ...] = ()
+        self.axes = 0
         self.calls = 0
         self.one_in = 1
         self.parts: list[Any] | None = []
@@ -33,14 +34,23 @@ class Layer:
     def add(self, array: Any) -> None:
         before = self.moments.n
         self.moments.add(array)
-        joins = self.calls and array.shape[1:] == self.shape[1:]
-        self.shape = (
-            array.shape if not self.calls else (self.shape[0] + array.shape[0], *self.shape[1:]) if joins else (self.moments.n,)
-        )
+        if self.calls:
+            self.shape = self._joined(array.shape)
+        else:
+            self.shape, self.axes = array.shape, array.ndim
         self.calls += 1
         flat = array.reshape(-1)
         for start in range(0, flat.size, PIECE):
             self._keep(flat[start : start + PIECE], before + start)
+
+    def _joined(self, more: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what came so far with ``more``, the shape of the call just added: along the first axis where the others agree,
+        as rows where the last one does (images of several sizes, one after another), else flat."""
+        if self.shape and more and more[1:] == self.shape[1:]:
+            return (self.shape[0] + more[0], *more[1:])
+        if len(self.shape) > 1 and len(more) == self.axes and more[-1] == self.shape[-1] > 0:
+            return (self.moments.n // more[-1], more[-1])
+        return (self.moments.n,)
 
     def _keep(self, piece: Any, place: int) -> None:
         """Hold the values of ``piece``, which begins at ``place``, that are in the sample; then keep to the limit: hold none where it is

@@ -10,7 +10,7 @@ while it is tapped, a subclass of its own class that calls the tap. No model cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,7 +119,7 @@ def _main(output: Any, is_tensor: Any) -> tuple[Any, Any]:
     if is_tensor(output):
         return output, lambda value: value
     if isinstance(output, (tuple, list)) and output and is_tensor(output[0]):
-        return output[0], lambda value: type(output)([value, *output[1:]]) if type(output) in (tuple, list) else output
+        return output[0], lambda value: _rebuilt(output, value)
     for field in ("last_hidden_state", "logits", "hidden_states"):
         value = getattr(output, field, None)
         if is_tensor(value):
@@ -127,8 +127,17 @@ def _main(output: Any, is_tensor: Any) -> tuple[Any, Any]:
     return None, None
 
 
+def _rebuilt(output: Any, value: Any) -> Any:
+    """A tuple, list or named tuple with another first entry."""
+    kind = type(output)
+    return kind._make([value, *output[1:]]) if hasattr(kind, "_make") else kind([value, *output[1:]])
+
+
 def _set(output: Any, field: str, value: Any) -> Any:
-    output[field] = value  # transformers' ModelOutput: attribute and item are one
+    if isinstance(output, MutableMapping):
+        output[field] = value  # transformers' ModelOutput: attribute and item are one
+    else:
+        setattr(output, field, value)  # a dataclass, as mlx-vlm's models return
     return output
 
 
@@ -148,7 +157,8 @@ def _torch_to_numpy(value: Any):
 def _torch_like(array: Any, tensor: Any):
     import torch
 
-    return torch.as_tensor(array, dtype=tensor.dtype, device=tensor.device).reshape(tensor.shape)
+    # A copy: what a model does in place to it must not change the reference's values.
+    return torch.tensor(array, dtype=tensor.dtype, device=tensor.device).reshape(tensor.shape)
 
 
 def _is_mlx_array(value: Any) -> bool:

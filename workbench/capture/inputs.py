@@ -7,7 +7,7 @@ items = read_items(["page.png"], prompt="What is written here?")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ def read_items(sources: Sequence[str | Path | Run], *, limit: int = DEFAULT_LIMI
     """The items that the sources name, at most ``limit`` of each task. Raises UsageError, DataError or BundleError."""
     if limit < 1:
         raise UsageError(f"--limit must be at least 1, not {limit}")
+    if prompt and not any(isinstance(each, (str, Path)) and Path(each).suffix.lower() in IMAGE_FILES for each in sources):
+        raise UsageError(
+            "--prompt asks about images", why="the inputs bring their own questions", fix="--inputs picture.png --prompt TEXT"
+        )
     found: list[Item] = []
     for source in sources:
         found += items_of(source, limit, prompt)
@@ -61,7 +65,15 @@ def items_of(source: str | Path | Run, limit: int, prompt: str | None) -> list[I
         return [from_image(path, prompt)]
     if path.exists() and (path.suffix == ".zip" or (path / "manifest.json").is_file()):
         return [item for run in Run.open(path) for item in replayed(run)]
-    return from_task(str(source), limit)
+    try:
+        return from_task(str(source), limit)
+    except UsageError as error:
+        if not error.what.startswith("unknown task") or not (path.exists() or len(path.parts) > 1):
+            raise
+        why = "it is no task, capture, image or file of arrays" if path.exists() else "there is no such task, file or folder"
+        raise DataError(
+            f"{str(source)!r} is no input", why=why, fix="--inputs TASK, picture.png, arrays.npz or one capture's folder"
+        ) from error
 
 
 def from_task(name: str, limit: int) -> list[Item]:
@@ -106,9 +118,24 @@ def from_file(path: Path) -> Item:
             arrays = load_file(path)
     except Exception as error:
         raise DataError(f"{path} cannot be read as named arrays", why=f"{type(error).__name__}: {error}"[:300]) from error
-    if "input_ids" not in arrays or arrays["input_ids"].ndim != 2 or arrays["input_ids"].shape[0] != 1:
-        raise DataError(f"{path} holds no input_ids of shape (1, tokens)", why=f"it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    if why := no_input(arrays):
+        raise DataError(
+            f"{path} holds no input", why=why, fix="save input_ids, pixel_values, ... as the model's forward takes them"
+        )
     return from_arrays(path.stem, arrays, "", (), None)
+
+
+def no_input(arrays: Mapping[str, Any]) -> str | None:
+    """Why named arrays cannot be fed to a model; None when they can."""
+    ids = arrays.get("input_ids")
+    if ids is None:
+        return f"there are no input_ids, only {', '.join(sorted(arrays)) or 'nothing'}"
+    if isinstance(ids, list) or ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1]:
+        return f"input_ids have the shape {getattr(ids, 'shape', 'of a list')}, not (1, tokens)"
+    if ids.dtype.kind not in "iu":
+        return f"input_ids are {ids.dtype}, not whole numbers"
+    parts = [(name, part) for name, value in arrays.items() for part in (value if isinstance(value, list) else [value])]
+    return next((f"{name} is {part.dtype}, no numbers" for name, part in parts if part.dtype.kind not in "biuf"), None)
 
 
 def from_arrays(name: str, arrays: dict[str, Any], text: str, media: tuple[str, ...], replayed: str | None) -> Item:
@@ -122,27 +149,36 @@ def from_arrays(name: str, arrays: dict[str, Any], text: str, media: tuple[str, 
 
 def replayed(run: Run) -> list[Item]:
     """The inputs that a capture kept, under their names and hashes."""
+    from safetensors import SafetensorError
+
     from workbench.run.input_records import read_inputs
+    from workbench.run.lines import problem
 
     if run.kind != CAPTURE:
         raise UsageError(
             f"{run.name} is no capture",
-            why=f"it is a run of {run.manifest['task']['name']}",
+            why=f"it is a run of {(run.manifest.get('task') or {}).get('name')}",
             fix="workbench capture MODEL --inputs TASK",
         )
+    if not isinstance(run.manifest.get("run_key"), str):
+        raise BundleError(f"manifest.json of {run.name} is damaged", why="run_key is no text", fix=f"workbench verify {run.name}")
     lines = run.items()
-    kept = dict(read_inputs(run.tensors, set(lines)))
+    try:
+        kept = {name: ungrouped(arrays) for name, arrays in read_inputs(run.tensors, set(lines))}
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BundleError(f"an input record of {run.name} is damaged", why=str(error)[:200], fix="capture again") from error
     found = []
-    for name, line in lines.items():
+    for number, (name, line) in enumerate(lines.items(), 1):
+        if why := problem(line):
+            raise BundleError(f"samples.jsonl of {run.name} is damaged", why=f"item {number}: {why}", fix="capture again")
         if line["output"]["finish"] == "error":
             continue
-        if "input_ids" not in kept.get(name, {}):
-            raise BundleError(
-                f"{run.name} lacks the inputs of {name!r}", why="tensors/inputs-*.safetensors is incomplete", fix="capture again"
-            )
+        if why := "tensors/inputs-*.safetensors is incomplete" if name not in kept else no_input(kept[name]):
+            raise BundleError(f"{run.name} lacks the inputs of {name!r}", why=why, fix="capture again")
         asked = line.get("input") or {}
-        prompt = (asked.get("seen") or {}).get("prompt") or ""
-        made = from_arrays(name, ungrouped(kept[name]), prompt, tuple(asked.get("media") or ()), run.manifest["run_key"][:12])
+        seen = asked.get("seen")
+        prompt = (seen.get("prompt") if isinstance(seen, dict) else None) or ""
+        made = from_arrays(name, kept[name], str(prompt), tuple(asked.get("media") or ()), run.manifest["run_key"][:12])
         found.append(Item(made.id, line["input_hash"], str(asked.get("text") or ""), made.media, made.prepare, made.replayed))
     return found
 

@@ -45,10 +45,10 @@ FINE = (*COARSE, "*.block.#.~", "projector.~")
 """What the zoo records: also the parts of each block; ``~`` stands for a name without a dot."""
 
 
-def layer_name(path: str, renames: Sequence[tuple[str, str]] = ()) -> str | None:
+def layer_name(path: str, renames: Sequence[tuple[str, str]] = (), *, whole: bool = False) -> str | None:
     """The name of the module at ``path``; None for the containers and for what is no layer (the head: logits are recorded as output).
 
-    ``renames`` are regular expressions and their replacements, applied to the whole path first.
+    ``renames`` are regular expressions and their replacements, applied to the whole path first. ``whole`` leaves the containers in.
     """
     for pattern, replacement in renames:
         path = re.sub(pattern, replacement, path)
@@ -57,7 +57,7 @@ def layer_name(path: str, renames: Sequence[tuple[str, str]] = ()) -> str | None
     kept: list[str] = []
     for place, part in enumerate(parts):
         following = parts[place + 1] if place + 1 < len(parts) else ""
-        if (
+        if not whole and (
             part in CONTAINERS
             or (part in (*VISION, *AUDIO) and not kept)
             or (tower == "projector" and not kept and part in PROJECTOR)
@@ -83,11 +83,14 @@ def tower_of(parts: Sequence[str]) -> str:
 
 
 def names_of(paths: Iterable[str], renames: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
-    """``{path: name}``; of several paths with one name the outermost (first) has it."""
+    """``{path: name}``; of several paths with one name the outermost (first) has it. Blocks of a second stack (of another vision tower) are
+    called by their whole path, so that none is left out."""
     found: dict[str, str] = {}
     taken: set[str] = set()
     for path in paths:
         name = layer_name(path, renames)
+        if name in taken and ".block." in name:
+            name = layer_name(path, renames, whole=True)
         if name is not None and name not in taken:
             found[path] = name
             taken.add(name)

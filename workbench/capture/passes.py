@@ -14,6 +14,7 @@ from workbench.capture.hooks import is_torch, module_paths, tapped
 from workbench.capture.inputs import Item
 from workbench.capture.precision import MORE_EXACT, ORDER, in_precision
 from workbench.errors import ItemError, ModelError, UsageError
+from workbench.metrics.drift import alignable
 from workbench.models.answering import is_memory_error, memory_error
 from workbench.models.processors import Prepared
 from workbench.models.seen import as_arrays, seen
@@ -61,6 +62,26 @@ class Model:
         config = self.module.config
         fields = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "image_placeholder_token_id")
         return {value for name in fields if isinstance(value := getattr(config, name, None), int)}
+
+    @cached_property
+    def vocabulary(self) -> int | None:
+        """Rows of the table of token embeddings; None where it cannot be told."""
+        path = next((path for path, name in self.known.items() if name == "text.embeddings"), None)
+        shape = getattr(getattr(dict(self.module.named_modules()).get(path), "weight", None), "shape", None)
+        return int(shape[0]) if shape else None
+
+    def check_ids(self, ids: Any) -> None:
+        """Raises ItemError for token ids that this model has not: MLX would read whatever lies in memory there, or die of it."""
+        known = self.vocabulary
+        strange = [] if known is None else [each for each in ids.ravel().tolist() if not -known <= each < known]
+        strange = [each for each in strange if each not in self.image_tokens]
+        if strange:
+            raise ItemError(
+                f"token id {strange[0]} is none of this model's",
+                reason="input",
+                why=f"it knows {known:,} tokens; {len(strange)} ids of the input are others",
+                fix="capture inputs that were made for this model",
+            )
 
 
 class Passes:
@@ -121,6 +142,7 @@ class Passes:
 
     def _run(self, item: Item) -> Made:
         prepared = item.prepare(self.model.opened)
+        self.model.check_ids(as_arrays(prepared)["input_ids"])
         records: dict[str, dict[str, Record]] = {}
         tap = Accumulating(self.keep)
         logits = self._forward(prepared, tap)
@@ -131,7 +153,7 @@ class Passes:
                 self._forward(prepared, tap)
             records[precision] = tap.records(item.id, precision, self.paths)
         if self.reference is not None:
-            tap = Swapping(self.keep, self.activations.get(item.id, {}))
+            tap = Swapping(self.keep, alike(self.activations.get(item.id, {}), records[self.model.dtype]))
             self._forward(prepared, tap)
             records[self.reference] = tap.records(item.id, self.reference, self.paths)
         return Made(seen(prepared), as_arrays(prepared), records, self._tokens(prepared, logits), self._causality(prepared, logits))
@@ -160,8 +182,8 @@ class Passes:
         import numpy
 
         ids = as_arrays(prepared)["input_ids"].copy()
-        if ids.shape[1] < 2 or logits.shape[0] != ids.shape[1]:
-            return None
+        if ids.shape[1] < 2 or logits.shape[0] != ids.shape[1] or int(ids[0, -1]) in self.model.image_tokens:
+            return None  # one piece of an image less would not fit its features
         ids[0, -1] = other_token(int(ids[0, -1]), self.model.image_tokens, logits.shape[1])
         changed = Prepared(
             {**prepared.arrays, "input_ids": like(ids, prepared.arrays["input_ids"])}, prepared.prompt, prepared.length
@@ -216,6 +238,12 @@ def like(array: Any, tensor: Any) -> Any:
     return array
 
 
+def alike(known: Mapping[str, Any], here: Mapping[str, Record]) -> dict[str, Any]:
+    """The reference's activations that this model's layers can take: another layout (channels first) holds as many values, in another
+    order, and every later layer would be blamed for it."""
+    return {name: array for name, array in known.items() if name in here and alignable(array.shape, here[name].line["shape"])}
+
+
 def activations(reference: Run) -> dict[str, dict[str, Any]]:
     """``{item: {layer: values}}`` of a capture's own pass, where kept whole. Raises ModelError where none is."""
     found: dict[str, dict[str, Any]] = {}
@@ -223,7 +251,7 @@ def activations(reference: Run) -> dict[str, dict[str, Any]]:
     for name in records.lines:
         own = next(iter(records.read(name).passes.values()))
         found[name] = {
-            layer: record.values
+            layer: record.values.reshape(record.line["shape"])
             for layer, record in own.items()
             if record.values is not None and record.one_in == 1 and layer != LOGITS
         }

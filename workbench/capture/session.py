@@ -17,7 +17,7 @@ from workbench.backends.hardware import describe_hardware
 from workbench.capture import names
 from workbench.capture.inputs import DEFAULT_LIMIT, Item, read_items
 from workbench.capture.passes import Model, Passes
-from workbench.errors import ItemError, RuntimeMissing, UsageError
+from workbench.errors import BundleError, ItemError, RuntimeMissing, UsageError
 from workbench.fingerprint import of_json, versions
 from workbench.models.loading import open_vision_language
 from workbench.models.options import flag, in_key
@@ -81,7 +81,14 @@ def capture_layers(
     }
     manifest = first_manifest(spec, backend, items, settings)
     writing.make_folder(Path(runs))
-    folder, known = writing.locate(Path(runs), manifest["asked"], manifest["key"], allow_mixed=False, fresh=fresh)
+    try:
+        folder, known = writing.locate(Path(runs), manifest["asked"], manifest["key"], allow_mixed=False, fresh=fresh)
+    except BundleError as error:
+        if "--allow-mixed" in str(error.fix):  # values of two versions of a library would be compared as one model's
+            raise BundleError(
+                error.what, why=error.why, fix="add --fresh to start anew: a capture is of one set of versions"
+            ) from error
+        raise
     if known and known["status"] == "complete":
         run = Run(folder)
         run.was_complete = True
@@ -103,7 +110,8 @@ def reference_of(sources: Sequence[str | Path | Run]) -> Run:
             why="its activations are put into this model, layer by layer",
             fix="workbench capture REFERENCE --inputs TASK --keep, then --inputs THAT_CAPTURE --localise",
         )
-    if not run.manifest["key"]["task"].get("keep"):
+    settings = (run.manifest.get("key") or {}).get("task")
+    if not isinstance(settings, Mapping) or not settings.get("keep"):
         raise UsageError(
             f"{run.name} keeps no values", why="it was made without --keep", fix="capture the reference again with --keep"
         )
@@ -181,7 +189,7 @@ def fill(
             for item in items:
                 if item.id not in done:
                     done[item.id] = one(bundle, passes, item)
-                progress.update(len(done), item.id)
+                progress.update(len(done), "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in item.id))
         finally:
             progress.finish()
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from workbench.capture import names
     from workbench.capture.inputs import DEFAULT_LIMIT
     from workbench.capture.session import AUTOMATIC, capture_layers
+    from workbench.parity.text import printable
     from workbench.run.bundle import DEFAULT_RUNS
     from workbench.run.progress import automatic
 
@@ -96,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{made.manifest['model']['text']}  {results['layers']} layers on {results['n']} inputs  {state}: {made.folder}")
     for line in made.items().values():
         if line["output"]["finish"] == "error":
-            print(f"{line['id']} failed: {line['output']['error']['what']} ({line['output']['error']['why']})")
+            print(printable(f"{line['id']} failed: {line['output']['error']['what']} ({line['output']['error']['why']})"))
     if not arguments.localise:
-        print(f"next: workbench capture ANOTHER_MODEL --inputs {made.folder}, then workbench parity {made.folder} ANOTHER_CAPTURE")
+        here = shlex.quote(str(made.folder))
+        print(f"next: workbench capture ANOTHER_MODEL --inputs {here}, then workbench parity {here} ANOTHER_CAPTURE")
     return code

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return import_module(f"workbench.cli.{parsed.verb}").run(parsed)
     except WorkbenchError as error:
-        print(f"workbench: {error}", file=sys.stderr)
+        from workbench.parity.text import printable
+
+        print(printable(f"workbench: {error}"), file=sys.stderr)  # names come from files and bundles
         return error.exit_code
     except KeyboardInterrupt:
         print("\nworkbench: interrupted; nothing is lost. Type the same command again to continue.", file=sys.stderr)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -30,7 +31,7 @@ def add_parser(parsers: Any) -> None:
         "parity",
         help="compare runs rung by rung and say whether they agree",
         description="Compare runs, the first being the reference: weights, inputs, tokens, answers, time; and a verdict.",
-        epilog="Exit codes: 0 EQUIVALENT, 1 DIFFERENT or a failed gate, 4 INCONCLUSIVE, 5 INCOMPARABLE.",
+        epilog="Exit codes: 0 EQUIVALENT (AGREE of captures alone), 1 DIFFERENT or a failed gate, 4 INCONCLUSIVE, 5 INCOMPARABLE.",
     )
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", help="bundle folders, packed zips, or folders of bundles; the first is the reference"
@@ -39,7 +40,7 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "--gate",
         action="store_true",
-        help="for CI: fail (1) on anything but EQUIVALENT, on differing inputs (rung 2), on items that only the candidate lacks or fails, and on edited runs",
+        help="for CI: fail (1) on anything but EQUIVALENT or AGREE, on differing inputs (rung 2), on items that only the candidate lacks or fails, and on edited runs",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -59,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
             fix="workbench parity RUN_A RUN_B (the first is the reference)",
         )
     comparisons = compare_all(sides, margin)
+    if (arguments.margin or arguments.relative_margin) and all(each.verdict.margin is None for each in comparisons):
+        print("the margin is left aside: captures hold no answers; layers are judged by torch's own error", file=sys.stderr)
     failures = {each.candidate.label: gate_failures(each) for each in comparisons} if arguments.gate else {}
     codes = [exit_code(each, failures.get(each.candidate.label)) for each in comparisons]
     if arguments.json:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from typing import Any
 
 from workbench.metrics.tensors import TensorError
@@ -120,12 +120,15 @@ def amount(times: float) -> str:
 
 
 def _times(error: TensorError | None, yardstick: float | None) -> float | None:
-    return None if error is None or yardstick is None else error.relative_rms / yardstick
+    """None too where torch's own error is beyond measure (its exact result is 0): that tells nothing of any other."""
+    if error is None or yardstick is None:
+        return None
+    return (None if error.error_square else 0.0) if yardstick == inf else error.relative_rms / yardstick
 
 
 def _departs(error: TensorError | None, times: float | None) -> bool | None:
     if error is None:
         return None
-    if error.non_finite_reference != error.non_finite_candidate or (error.n == 0 and not error.finite):
+    if error.one_sided or error.non_finite_reference != error.non_finite_candidate or (error.n == 0 and not error.finite):
         return True
     return None if times is None else times > LIMIT

@@ -121,4 +121,5 @@ def estimated_error(reference: Mapping[str, Any], candidate: Mapping[str, Any]) 
         None,
         reference["non_finite"],
         candidate["non_finite"],
+        abs(reference["non_finite"] - candidate["non_finite"]),
     )

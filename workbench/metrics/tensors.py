@@ -30,6 +30,8 @@ class TensorError:
     """The smallest r with ``|candidate - reference| <= r * (|reference| + RMS(reference))`` everywhere."""
     non_finite_reference: int = 0
     non_finite_candidate: int = 0
+    one_sided: int = 0
+    """Values that are finite on one side only; from sketches, which know no places, the least number that can be."""
 
     def __add__(self, other: TensorError) -> TensorError:
         return TensorError(
@@ -43,6 +45,7 @@ class TensorError:
             _larger(self.needed_tolerance, other.needed_tolerance),
             self.non_finite_reference + other.non_finite_reference,
             self.non_finite_candidate + other.non_finite_candidate,
+            self.one_sided + other.one_sided,
         )
 
     @property
@@ -50,7 +53,8 @@ class TensorError:
         """10 log10 of the reference's energy over the error's; inf where there is no error, -inf where only the reference is 0."""
         if self.error_square == 0:
             return inf
-        return 10 * log10(self.reference_square / self.error_square) if self.reference_square else -inf
+        ratio = self.reference_square / self.error_square
+        return 10 * log10(ratio) if ratio else -inf
 
     @property
     def relative_rms(self) -> float:
@@ -102,11 +106,11 @@ def tensor_error(reference: Any, candidate: Any) -> TensorError:
     if before.size != after.size:
         raise ValueError(f"{before.size} and {after.size} values")
     known, here = numpy.isfinite(before), numpy.isfinite(after)
-    missing = (int(before.size - known.sum()), int(after.size - here.sum()))
+    missing = (int(before.size - known.sum()), int(after.size - here.sum()), int((known != here).sum()))
     if any(missing):
         before, after = before[known & here], after[known & here]
     if not before.size:
-        return TensorError(non_finite_reference=missing[0], non_finite_candidate=missing[1])
+        return TensorError(non_finite_reference=missing[0], non_finite_candidate=missing[1], one_sided=missing[2])
     error = numpy.abs(after - before)
     size = numpy.abs(before)
     square = float(before @ before)

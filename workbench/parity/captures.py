@@ -16,7 +16,7 @@ from workbench.parity.artifact import artifact_rung
 from workbench.parity.comparison import AGREE, Comparison, Mismatch, Pair, Rung, Verdict
 from workbench.parity.inputs import inputs_rung, parts_that_differ, seen_of
 from workbench.parity.sides import Side, read_lines
-from workbench.parity.tensors import own_pass, tensors_rung
+from workbench.parity.tensors import fed_alike, own_pass, tensors_rung
 from workbench.parity.tokens import tokens_rung
 from workbench.run.bundle import CAPTURE, Run
 from workbench.run.layer_records import LayerRecords
@@ -26,16 +26,26 @@ LISTED = 6
 
 def compare_captures(reference: Side, candidate: Side, notes: Sequence[str]) -> Comparison:
     """The rungs that captures hold evidence for, and their verdict. What was not fed alike is INCOMPARABLE, with the field."""
-    before, after = lines_of(reference), lines_of(candidate)
-    common = [name for name in before if name in after]
+    pairs, used = join(reference, candidate)
+    common = [pair.id for pair in pairs]
     unpaired = {
-        "reference": [name for name in before if name not in after],
-        "candidate": [name for name in after if name not in before],
+        name: [each for each in lines_of(side) if each not in common]
+        for name, side in (("reference", reference), ("candidate", candidate))
     }
-    pairs = [Pair(CAPTURE, before[name], after[name]) for name in common]
+    left_out = [
+        run.name for side in (reference, candidate) for run in side.captures if run.name not in used and run_shares(run, common)
+    ]
+    if used and left_out:
+        notes = [
+            *notes,
+            f"{', '.join(left_out[:LISTED])}: other inputs under the same names, not compared; name the captures that belong together",
+        ]
     fields = mismatches(reference, candidate, pairs)
     artifact = artifact_rung(reference, candidate)
-    sides = [replace(side, runs={CAPTURE: side.captures}) for side in (reference, candidate)]
+    sides = [
+        replace(side, runs={CAPTURE: [run for run in side.captures if run.name in used] or side.captures})
+        for side in (reference, candidate)
+    ]
     unanswered = tuple(Rung(number, "not run", "Captures hold no answers and no times.") for number in (5, 6))
     inputs = inputs_rung(*sides, pairs) if pairs else Rung(2, "not run", "No input is in both captures.")
     if fields:
@@ -51,7 +61,7 @@ def compare_captures(reference: Side, candidate: Side, notes: Sequence[str]) -> 
             unpaired=unpaired,
             notes=tuple(notes),
         )
-    good = [pair.id for pair in pairs if "error" not in (pair.reference["output"]["finish"], pair.candidate["output"]["finish"])]
+    good = [pair.id for pair in pairs if not ends_in_error(pair.reference, pair.candidate)]
     failed = [name for name in common if name not in good]
     if failed:
         notes = [*notes, f"{len(failed)} inputs failed on one side and are not compared: {', '.join(failed[:LISTED])}"]
@@ -68,13 +78,12 @@ def layers_beside_answers(reference: Side, candidate: Side) -> Rung:
     fix = f"workbench capture {reference.text} --inputs demo, then workbench capture {candidate.text} --inputs THAT_CAPTURE"
     if not reference.captures or not candidate.captures:
         return tensors_rung((), (), (), None if "server" in evidence(reference, candidate) else fix)
-    before, after = lines_of(reference), lines_of(candidate)
-    pairs = [Pair(CAPTURE, before[name], after[name]) for name in before if name in after]
+    pairs, _ = join(reference, candidate)
     if fields := mismatches(reference, candidate, pairs):
         return Rung(
             3, "not run", f"The captures cannot be compared: {fields[0]}.", {"fields": [str(each) for each in fields]}, fix=fix
         )
-    good = [pair.id for pair in pairs if "error" not in (pair.reference["output"]["finish"], pair.candidate["output"]["finish"])]
+    good = [pair.id for pair in pairs if not ends_in_error(pair.reference, pair.candidate)]
     return tensors_rung(reference.captures, candidate.captures, good, fix)
 
 
@@ -84,6 +93,34 @@ def evidence(*sides: Side) -> set[str]:
 
 def lines_of(side: Side) -> dict[str, dict[str, Any]]:
     return {line["id"]: line for run in side.captures for line in read_lines(run)}
+
+
+def join(reference: Side, candidate: Side) -> tuple[list[Pair], set[str]]:
+    """(inputs of both by name, names of the captures that hold them). Where a side captured several inputs under one name (an image
+    with two prompts), the two that were fed alike; where none were, the last of each."""
+    before, after = ([(run, line) for run in side.captures for line in read_lines(run)] for side in (reference, candidate))
+    theirs: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    for run, line in after:
+        theirs.setdefault(line["id"], []).append((run, line))
+    found: dict[str, Pair] = {}
+    alike: dict[str, set[str]] = {}
+    for run, line in before:
+        for other, twin in theirs.get(line["id"], ()):
+            same = not ends_in_error(line, twin) and fed_alike(line, twin)
+            if same:
+                alike.setdefault(line["id"], set()).update((run.name, other.name))
+            if same or line["id"] not in alike:
+                found[line["id"]] = Pair(CAPTURE, line, twin)
+    return list(found.values()), set().union(*alike.values())
+
+
+def ends_in_error(*lines: Mapping[str, Any]) -> bool:
+    return any(line["output"]["finish"] == "error" for line in lines)
+
+
+def run_shares(run: Run, names: Sequence[str]) -> bool:
+    """Does a capture hold one of these inputs, not failed?"""
+    return any(line["id"] in names and not ends_in_error(line) for line in read_lines(run))
 
 
 def mismatches(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> list[Mismatch]:
@@ -101,8 +138,11 @@ def mismatches(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> list[
 
 def input_mismatches(pair: Pair) -> list[Mismatch]:
     before, after = seen_of(pair.reference), seen_of(pair.candidate)
-    if before is None or after is None:
+    if ends_in_error(pair.reference, pair.candidate):
         return []
+    if before is None or after is None:
+        known = ["not recorded" if each is None else "recorded" for each in (before, after)]
+        return [Mismatch(f"what was fed as {pair.id}", *known)]
     differing = parts_that_differ(before, after)
     names = {"token ids": "token ids (another tokenizer or prompt?)"}
     return [Mismatch(f"{names.get(name, name)} of {pair.id}", mine, theirs) for name, mine, theirs in differing if name != "prompt"]

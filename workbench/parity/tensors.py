@@ -7,7 +7,7 @@ made on torch: no absolute tolerance fits float32 and bfloat16, the first layer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,17 @@ from workbench.metrics.drift import LIMIT, UNITS, Layer, alignable, amount, firs
 from workbench.metrics.sketch import estimated_error
 from workbench.metrics.tensors import TensorError, tensor_error
 from workbench.parity.comparison import Rung, Table
+from workbench.parity.inputs import parts_that_differ
 from workbench.run.bundle import Run
 from workbench.run.layer_records import ItemRecords, LayerRecords, Record, sampled
 
-PRECISIONS = ("float64", "float32", "bfloat16", "float16")
-"""From the most exact on."""
+PRECISIONS = ("float64", "float32", "float16", "bfloat16")
+"""From the most exact on, by their rounding."""
+TRUTHS = {"float32": ("float64",), "float16": ("float64", "float32"), "bfloat16": ("float64", "float32")}
+"""What torch's own error in a precision may be measured against: one half precision is no truth for the other."""
 
 LOCALISED = "localised-"
+SHOWN = 6
 MOVED = 1e-5
 """Largest move of an earlier logit, relative to the largest logit, that still is rounding when only the last token changes."""
 
@@ -48,7 +52,11 @@ class Depth:
     precision: str | None
     """Of torch's own error, the coarser one of both sides; None where it is not recorded."""
     estimated: bool
-    """Are errors estimated from sketches, because a side kept no values?"""
+    """Are errors estimated from sketches, because a side kept no values or a sample of them?"""
+    lacking: tuple[str, ...] = ()
+    """Inputs that were fed to both, and of which a side holds no layer."""
+    coarsest: str | None = None
+    """The coarser one of both sides' precisions, whether torch's own error in it is known or not."""
 
 
 def tensors_rung(reference: Sequence[Run], candidate: Sequence[Run], items: Sequence[str], fix: str | None = None) -> Rung:
@@ -60,20 +68,32 @@ def tensors_rung(reference: Sequence[Run], candidate: Sequence[Run], items: Sequ
     facts["causality"] = moved = causality(reference, candidate, items)
     compared = [layer for layer in depth.layers if layer.error is not None]
     tables = tables_of(depth)
+    without = ""
+    if depth.lacking:
+        names = ", ".join(depth.lacking[:SHOWN]) + (" and more" if len(depth.lacking) > SHOWN else "")
+        without = f" Of {len(depth.lacking)} of {len(items)} inputs a side holds no layer: {names}."
     if not compared:
-        return Rung(3, "unclear", "No layer of the two could be aligned; the reasons are listed.", facts, tables)
+        why = without if not depth.layers else "No layer of the two could be aligned; the reasons are listed." + without
+        return Rung(3, "unclear", why.strip(), facts, tables)
     status, finding = judged(depth, compared)
+    if without:
+        status, finding = "different" if status == "different" else "unclear", finding + without
     if moved and moved["candidate"] > MOVED >= moved["reference"]:
         status = "different"
-        finding += f" The candidate is not causal: earlier logits move by {moved['candidate']:.2g} of the largest when only the last token changes."
+        finding = f"The candidate is not causal: earlier logits move by {moved['candidate']:.2g} of the largest when only the last token changes. {finding}"
     rest = len(depth.layers) - len(compared)
     finding += f" {rest} layers could not be aligned and are listed." if rest else ""
-    why = (
-        None
-        if depth.precision
-        else "capture the reference on torch (it then measures its own error): workbench capture torch:MODEL --inputs CAPTURE"
+    return Rung(3, status, finding, facts, tables, None if depth.precision or status == "same" else how_to_judge(depth.coarsest))
+
+
+def how_to_judge(precision: str | None) -> str:
+    """What to type so that torch's own error in ``precision`` is known."""
+    typed = "workbench capture torch:MODEL --inputs CAPTURE"
+    if precision not in ("float16", "bfloat16"):
+        return f"capture the reference on torch (it then measures its own error): {typed}"
+    return (
+        f"capture the reference on torch in {precision} too (its own error is then known): {typed} --also auto --also {precision}"
     )
-    return Rung(3, status, finding, facts, tables, why)
 
 
 def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
@@ -81,6 +101,9 @@ def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
     on = f"{len(compared)} layers on {depth.items:,} {'input' if depth.items == 1 else 'inputs'}"
     guilty, first = first_guilty(depth.layers), first_departing(depth.layers)
     broken = [layer for layer in compared if not layer.error.finite]
+    logits = next((layer for layer in depth.layers if layer.name == "logits" and layer.error is None), None)
+    if first is None and logits is not None:
+        return "unclear", f"No layer of {on} departs, but the logits were not compared: {logits.reason}."
     if first is None and all(layer.error.error_square == 0 and layer.error.finite for layer in compared):
         return "same", f"Every value of {on} is the same."
     if first is None and depth.precision is None:
@@ -89,18 +112,31 @@ def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
             f"{on} compared, the lowest signal to noise {worst.error.snr_db:.0f} dB in {worst.name}; how much of that is rounding is not known: "
             "torch's own error in this precision is not recorded."
         )
+    if first is None and guilty is None and compared[-1].times_own is None:
+        return (
+            "unclear",
+            f"No layer departs of {on}, but {compared[-1].name} could not be judged: torch's own error there is not known.",
+        )
     if first is None and guilty is None:
         most = max(compared, key=lambda layer: layer.times_own or 0.0)
         sentence = f"No layer departs: {on} stay within {amount(most.times_own)} torch's own {depth.precision} error (limit {LIMIT:g}; most in {most.name})."
         return ("unclear" if broken else "close"), sentence + (
             f" {len(broken)} layers hold values that are not finite on both sides." if broken else ""
         )
-    named = guilty or first
-    return "different", describe(named, first, guilty, depth)
+    if guilty is not None and first is not None and first.made is None and not follows(depth, first, guilty):
+        guilty = None  # it departs before, in a layer that could not be given the reference's activations
+    return "different", describe(guilty or first, first, guilty, depth)
+
+
+def follows(depth: Depth, first: Layer, guilty: Layer) -> bool:
+    """Does ``first`` stand at or after ``guilty``, so that it may have its error from there?"""
+    return next(layer for layer in depth.layers if layer in (first, guilty)) is guilty
 
 
 def describe(named: Layer, first: Layer | None, guilty: Layer | None, depth: Depth) -> str:
     error = named.error
+    if error is not None and error.one_sided and error.non_finite_reference == error.non_finite_candidate:
+        return f"{named.name} holds {error.one_sided:,} values that are finite on one side only; it is the first layer to differ."
     if error is not None and error.non_finite_reference != error.non_finite_candidate:
         side, count = (
             ("candidate", error.non_finite_candidate) if error.non_finite_candidate else ("reference", error.non_finite_reference)
@@ -128,27 +164,73 @@ def previous(layers: Sequence[Layer], named: Layer) -> Layer | None:
 def compare_layers(reference: Sequence[Run], candidate: Sequence[Run], items: Sequence[str]) -> Depth:
     """Errors pooled over the items, in the reference's order of execution; layers of the candidate alone at the end."""
     mine, theirs = ([LayerRecords(run) for run in runs] for runs in (reference, candidate))
+    lines = {run.folder: run.items() for run in (*reference, *candidate)}
     keys = [run.manifest["run_key"][:12] for run in reference]
     pooled: dict[str, Layer] = {}
-    used, precision, estimated = 0, None, False
+    order: list[str] = []
+    lacking: list[str] = []
+    used, precision, estimated, coarsest = 0, None, False, None
     for name in items:
-        before, after = (richest(side, name) for side in (mine, theirs))
+        before, after = richest(mine, theirs, name, lines)
         if before is None or after is None:
+            lacking.append(name)
             continue
         used += 1
-        precision, own_errors = torch_error(before, after)
+        coarse, own_errors = torch_error(before, after)
+        precision, coarsest = coarse or precision, coarser(before, after) or coarsest
         localised = next((after.passes[f"{LOCALISED}{key}"] for key in keys if f"{LOCALISED}{key}" in after.passes), {})
-        for layer in layers_of(before, after, own_errors, localised, precision):
+        layers = layers_of(before, after, own_errors, localised, coarse)
+        order = merged(order, [layer.name for layer in layers])
+        for layer in layers:
             pooled[layer.name] = pool(pooled.get(layer.name), layer)
-            estimated = estimated or (layer.error is not None and layer.error.max_abs is None)
-    return Depth(list(pooled.values()), used, precision, estimated)
+            estimated = estimated or (
+                layer.error is not None and not whole(own_pass(before)[layer.name], own_pass(after)[layer.name])
+            )
+    return Depth([pooled[name] for name in order], used, precision, estimated, tuple(lacking), coarsest)
 
 
-def richest(side: Sequence[LayerRecords], name: str) -> ItemRecords | None:
-    """Of several captures of one input the one with the most passes (further precisions, a localised one)."""
-    holding = [records for records in side if name in records]
-    best = max(holding, key=lambda records: len({kind for kind, _ in records.lines[name]}), default=None)
-    return None if best is None else best.read(name)
+def merged(known: list[str], more: Sequence[str]) -> list[str]:
+    """Both orders as one: what only ``more`` has stands before the layer that it comes before there (an image's layers, where the first
+    input was text alone)."""
+    if not known:
+        return list(more)
+    found, place, there = list(known), 0, set(known)
+    if there >= set(more):
+        return found
+    for name in more:
+        if name in there:
+            place = max(place, found.index(name) + 1)
+        else:
+            found.insert(place, name)
+            place += 1
+    return found
+
+
+def whole(*records: Record) -> bool:
+    return all(record.values is not None and record.one_in == 1 for record in records)
+
+
+def richest(
+    mine: Sequence[LayerRecords], theirs: Sequence[LayerRecords], name: str, lines: Mapping[Any, Mapping[str, Any]]
+) -> tuple[ItemRecords | None, ItemRecords | None]:
+    """Of several captures of one input on each side the two with the most passes (further precisions, a localised one) that were fed
+    alike: one name may stand for two inputs, an image with two prompts, say."""
+    both = [
+        (before, after)
+        for before in mine
+        for after in theirs
+        if name in before and name in after and fed_alike(*(lines[each.run.folder].get(name) or {} for each in (before, after)))
+    ]
+    best = max(both, key=lambda pair: sum(len({kind for kind, _ in each.lines[name]}) for each in pair), default=None)
+    return (None, None) if best is None else (best[0].read(name), best[1].read(name))
+
+
+def fed_alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Were two lines of ``samples.jsonl`` given the same token ids and arrays?"""
+    seen = [(line.get("input") or {}).get("seen") for line in (before, after)]
+    if None in seen:
+        return seen[0] is seen[1]
+    return all(part == "prompt" for part, *_ in parts_that_differ(*seen))
 
 
 def layers_of(
@@ -176,15 +258,17 @@ def own_pass(item: ItemRecords) -> dict[str, Record]:
     return next(iter(item.passes.values()), {})
 
 
+def coarser(before: ItemRecords, after: ItemRecords) -> str | None:
+    """The coarser one of both sides' own precisions; None where one is unknown."""
+    owns = [next(iter(item.passes), "") for item in (before, after)]
+    return max(owns, key=PRECISIONS.index) if all(each in PRECISIONS for each in owns) else None
+
+
 def torch_error(before: ItemRecords, after: ItemRecords) -> tuple[str | None, dict[str, TensorError]]:
     """(precision, torch's own error by layer): between two passes of one side, the one in the coarser precision of both sides."""
-    owns = [next(iter(item.passes), "") for item in (before, after)]
-    known = [PRECISIONS.index(each) for each in owns if each in PRECISIONS]
-    if len(known) < 2:
-        return None, {}
-    coarse = PRECISIONS[max(known)]
+    coarse = coarser(before, after)
     for item in (before, after):
-        exact = next((each for each in PRECISIONS[: max(known)] if each in item.passes), None)
+        exact = next((each for each in TRUTHS.get(coarse or "", ()) if each in item.passes), None)
         if coarse in item.passes and exact is not None:
             truth = item.passes[exact]
             return coarse, {
@@ -221,10 +305,13 @@ def thinned(record: Record, one_in: int) -> Any:
 def pool(known: Layer | None, more: Layer) -> Layer:
     if known is None:
         return more
+    if known.error is None or more.error is None:  # torch's own error is of the inputs that were compared
+        compared = known if more.error is None else more
+        return replace(compared, reason=known.reason or more.reason)
     return Layer(
         known.name,
         plus(known.error, more.error),
-        plus(known.own, more.own),
+        None if known.own is None or more.own is None else known.own + more.own,
         plus(known.made, more.made),
         known.reason or more.reason,
         more.unit,
@@ -246,11 +333,17 @@ def causality(reference: Sequence[Run], candidate: Sequence[Run], items: Sequenc
             for name, line in run.items().items()
             if name in wanted and (probe := (line.get("capture") or {}).get("causality"))
         ]
-        moves = [probe["moved"] / probe["largest"] for probe in probes if probe.get("largest")]
+        moves = [move for probe in probes if (move := move_of(probe)) is not None]
         if not moves:
             return None
         found[side] = max(moves)
     return found
+
+
+def move_of(probe: Mapping[str, Any]) -> float | None:
+    """None for a probe that no model can have given: numbers of somebody's bundle."""
+    moved, largest = (float(max(-1.0, min(probe[name], 1e300))) for name in ("moved", "largest"))
+    return moved / largest if moved >= 0 and largest > 1e-30 else None
 
 
 def facts_of(depth: Depth) -> dict[str, Any]:
@@ -290,12 +383,16 @@ def tables_of(depth: Depth) -> tuple[Table, ...]:
             ]
         )
     note = (
-        "Energies are estimated from sketches (± 4 %) where a side kept no values; then there is no largest error."
+        "Energies are estimated from sketches (± 4 %) where a side kept no values, and then there is no largest error, or a sample of them, "
+        "and then it is the sample's."
         if depth.estimated
         else None
     )
     tables = [Table("Layers, in order of execution", COLUMNS, rows, note)] if rows else []
     unaligned = [[layer.name, layer.reason] for layer in depth.layers if layer.error is None]
+    unaligned += [
+        [layer.name, f"on some inputs: {layer.reason}"] for layer in depth.layers if layer.error is not None and layer.reason
+    ]
     if unaligned:
         tables.append(Table("Layers that could not be aligned", ("layer", "why"), unaligned))
     return tuple(tables)

@@ -94,9 +94,8 @@ def sentences(zoo: Zoo) -> list[str]:
         found.append("; ".join([said, *others]) + ".")
     parts = Counter(row.kind for row in zoo.rows if row.verdict != "not run" and row.kind not in (None, "logits"))
     if parts:
-        found.append(
-            f"Not of whole models against one class: {', '.join(f'{n} rows {kind}' for kind, n in sorted(parts.items()))}."
-        )
+        told = [f"{n} {'row' if n == 1 else 'rows'} {kind}" for kind, n in sorted(parts.items())]
+        found.append(f"Not of whole models against one class: {', '.join(told)}.")
     return found or ["The bundle holds no row."]
 
 

@@ -13,9 +13,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ MIX = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio: multiplied by it, places spread evenly, so a sample takes all channels alike."""
 PIECE = 2**20
 """Places that are worked on at a time."""
+COARSEST = 2**14
+"""One value in so many is the thinnest sample: of a layer with 69 billion values, 4 million."""
+MOST = 2**62
+SLACK = 64
+"""A sample holds one in ``one_in`` values to within a few: places are spread evenly."""
 
 
 @dataclass
@@ -102,7 +107,7 @@ class LayerRecords:
     def __init__(self, run: Run):
         self.run = run
         self.lines: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
-        for number, line in enumerate(journal.read(run.folder / LAYERS_FILE), 1):
+        for number, line in enumerate(lines_in(run), 1):
             if why := problem(line):
                 raise BundleError(
                     f"{LAYERS_FILE} of {run.name} is damaged at line {number}", why=why, fix=f"workbench verify {run.name}"
@@ -125,6 +130,14 @@ class LayerRecords:
         return read_item(self.run, name, self.files[name], self.lines[name])
 
 
+def lines_in(run: Run) -> Iterator[Any]:
+    """What ``layers.jsonl`` holds, unchecked. Raises BundleError."""
+    try:
+        yield from journal.read(run.folder / LAYERS_FILE)
+    except RecursionError as error:
+        raise BundleError(f"{LAYERS_FILE} of {run.name} is damaged", why="a line is nested too deeply") from error
+
+
 def read_item(run: Run, name: str, path: Path, known: Mapping[tuple[str, str], dict[str, Any]]) -> ItemRecords:
     from safetensors import SafetensorError, safe_open
 
@@ -137,12 +150,34 @@ def read_item(run: Run, name: str, path: Path, known: Mapping[tuple[str, str], d
                 kept = file.get_tensor(f"{key}/values").reshape(-1) if f"{key}/values" in here else None
                 if (0 if kept is None else kept.size) != (line.get("values") or 0):
                     raise ValueError(
-                        f"{key} has {0 if kept is None else kept.size} values, {LAYERS_FILE} says {line.get('values') or 0}"
+                        f"{key!r} has {0 if kept is None else kept.size} values, {LAYERS_FILE} says {line.get('values') or 0}"
                     )
-                found.passes.setdefault(kind, {})[layer] = Record(line, file.get_tensor(f"{key}/sketch"), kept)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+                record = Record(line, file.get_tensor(f"{key}/sketch"), kept)
+                if why := unlike(record):
+                    raise ValueError(f"{key!r}: {why}")
+                found.passes.setdefault(kind, {})[layer] = record
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BundleError(f"{path.name} of {run.name} is damaged", why=str(error)[:200], fix="capture again") from error
     return found
+
+
+def unlike(record: Record) -> str | None:
+    """What of a layer's arrays is not what ``write_layers`` writes; None when nothing. A sketch of another kind would be compared
+    without a word."""
+    import numpy
+
+    from workbench.metrics.sketch import WIDTH
+
+    if record.sketch.shape != (WIDTH,) or record.sketch.dtype.kind != "f" or not numpy.isfinite(record.sketch).all():
+        return f"its sketch is no {WIDTH} finite numbers"
+    if record.values is None:
+        return None
+    if record.values.dtype.kind != "f":
+        return f"its values are {record.values.dtype}, not floating point"
+    n, size, one_in = record.line["n"], record.values.size, record.one_in
+    if size != n if one_in == 1 else abs(size - n / one_in) > SLACK:
+        return f"{size} values are not one in {one_in} of {n}"
+    return None
 
 
 def problem(line: Any) -> str | None:
@@ -153,18 +188,30 @@ def problem(line: Any) -> str | None:
         if not isinstance(line.get(name), str):
             return f"{name} is no text"
     for name in ("order", "n", "non_finite"):
-        if not isinstance(line.get(name), int) or isinstance(line[name], bool) or line[name] < 0:
+        if not is_count(line.get(name)):
             return f"{name} is no count"
-    if not isinstance(line.get("square"), (int, float)) or not isfinite(line["square"]):
-        return "square is no number"
+    if line["non_finite"] > line["n"]:
+        return "more values are not finite than there are"
+    if not is_number(line.get("square")) or line["square"] < 0:
+        return "square is no sum of squares"
     for name in ("min", "max", "mean", "rms"):
-        value = line.get(name)
-        if value is not None and not (isinstance(value, (int, float)) and isfinite(value)):
+        if line.get(name) is not None and not is_number(line[name]):
             return f"{name} is no number"
     shape = line.get("shape")
-    if not isinstance(shape, list) or not all(isinstance(each, int) and each >= 0 for each in shape):
+    if not isinstance(shape, list) or len(shape) > 32 or not all(map(is_count, shape)):
         return "shape is no list of numbers"
+    if prod(shape) != line["n"]:
+        return f"shape {'×'.join(map(str, shape))[:60]} does not hold {line['n']} values"
     one_in = line.get("one_in")
-    if one_in is not None and not (isinstance(one_in, int) and one_in >= 1 and one_in & (one_in - 1) == 0):
-        return "one_in is no power of two"
+    if one_in is not None and not (is_count(one_in) and 1 <= one_in <= COARSEST and one_in & (one_in - 1) == 0):
+        return f"one_in is no power of two up to {COARSEST}"
     return None
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+def is_number(value: Any) -> bool:
+    """Finite as a float: JSON holds whole numbers of any length."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300

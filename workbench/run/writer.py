@@ -32,7 +32,7 @@ def make_folder(path: Path) -> None:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise BundleError(
-            f"cannot write runs to {path}", why=str(error.strerror), fix="workbench eval ... --runs FOLDER"
+            f"cannot write runs to {path}", why=str(error.strerror), fix="--runs ANOTHER_FOLDER"
         ) from error
 
 
@@ -50,7 +50,7 @@ def lock(folder: Path):
             fix="wait for it to end, or give --runs another folder",
         ) from error
     except OSError as error:
-        raise BundleError(f"cannot write {folder.name}", why=str(error.strerror), fix="workbench eval ... --runs FOLDER") from error
+        raise BundleError(f"cannot write {folder.name}", why=str(error.strerror), fix="--runs ANOTHER_FOLDER") from error
     return held
 
 
