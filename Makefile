@@ -64,7 +64,8 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.statistics
 	$(BIN)/python -m tests.bench.report_size
 	$(BIN)/python -m tests.bench.capture
-	$(BIN)/workbench zoo --fresh --runs build/bench-zoo
+	$(BIN)/workbench zoo --fresh --slow --runs build/bench-zoo
+	WORKBENCH_WHOLE_ZOO=1 $(BIN)/python -m pytest -q tests/capture/zoo/test_families.py
 
 train: $(VENV)/.ready-run
 	$(BIN)/python -m workbench.demo.train --out build/demo-vlm

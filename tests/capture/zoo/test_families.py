@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -44,6 +45,10 @@ AGREES = 2e-5
 RESTORED = 1e-4
 """The same while a finding's patch is entered."""
 
+WHOLE = "WORKBENCH_WHOLE_ZOO"
+LARGE = ("deepseekocr", "phi3_v")
+"""Their ports have a large tower's sizes in the code: half a minute and more, so they are measured by ``make bench``."""
+
 heard: list[list[str]] = []
 """While a row is measured, the paths that this process opens."""
 
@@ -75,8 +80,8 @@ def measured(name, layout):
     """(row, lines of its layers, files opened meanwhile); the models are gone when it returns."""
     from workbench.capture.zoo.row import make_row
 
-    if ENTRIES[name].slow:
-        pytest.skip("minutes and gigabytes: workbench zoo --slow")
+    if ENTRIES[name].slow or (name in LARGE and not os.environ.get(WHOLE)):
+        pytest.skip(f"takes long: workbench zoo --slow --family {name}, or {WHOLE}=1 (make bench)")
     family = next(each for each in load(ENTRIES[name].origin) if each.name == name)
     heard.append([])
     try:

@@ -24,6 +24,7 @@ import sys
 import threading
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,10 @@ def made(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 def silence() -> None:
     """What libraries print goes to files, but would hide the line that says why a process died."""
     warnings.simplefilter("ignore")
+    with suppress(ImportError):
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that ends at once never gives back
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     if "transformers" in sys.modules:
