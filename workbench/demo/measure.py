@@ -118,9 +118,13 @@ class Answerer:
     """Answers items with transformers alone: chat template, processor, batched greedy ``generate``."""
 
     def __init__(self, folder: Path):
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
-        self.processor = AutoProcessor.from_pretrained(folder)
+        from workbench.models import options
+        from workbench.models.processors import load_processor
+
+        # Not AutoProcessor itself: mlx-vlm, once imported, replaces it in the whole process.
+        self.processor = load_processor(Path(folder), options.read("torch", {}))
         self.processor.tokenizer.padding_side = "left"
         self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
 
