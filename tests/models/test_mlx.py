@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy
@@ -186,3 +188,15 @@ def test_torch_refuses_weights_packed_for_mlx(quantised):
     pytest.importorskip("torch", reason="needs torch (pip install 'parity-workbench[torch]')")
     with pytest.raises(ModelError, match="quantised for MLX"):
         open_vision_language(ModelSpec.parse(f"torch:{quantised}"))
+
+
+def test_the_torch_side_is_not_touched_by_what_mlx_vlms_models_replace():
+    """Molmo 2's module replaces AutoProcessor.from_pretrained in a way of its own, and would hand torch MLX's arrays."""
+    program = (
+        "import mlx_vlm.models.llava, mlx_vlm.models.molmo2, mlx_vlm.models.qwen2_vl, tempfile, workbench as wb\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    run = wb.evaluate('mmstar-sample', 'demo:vlm@torch', limit=1, runs=folder)\n"
+        "    print([line['output']['finish'] for line in run.items().values()])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("['stop']"), done.stderr

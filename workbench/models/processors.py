@@ -230,10 +230,13 @@ def _original(auto: Any) -> Any:
     """
     function = auto.__dict__["from_pretrained"].__func__
     while not function.__module__.startswith("transformers"):
-        inner = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)).get("previous_from_pretrained")
+        held = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)).get("previous_from_pretrained")
+        # Molmo2's replacement keeps the one before it in its module instead.
+        names = [name for name in function.__code__.co_names if name.startswith("_original_auto_processor_from_pretrained")]
+        inner = held.cell_contents if held is not None else next((function.__globals__.get(name) for name in names), None)
         if inner is None:
             break
-        function = inner.cell_contents.__func__
+        function = inner.__func__
     return function
 
 

@@ -139,7 +139,9 @@ def test_interrupted_and_killed_it_goes_on_where_it_stopped(family_file, tmp_pat
 
     def begin():
         (tmp_path / "waiting").unlink(missing_ok=True)
-        begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=here())
+        # A test suite that runs in the background ignores SIGINT, and its children would too.
+        heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=here(), **heeding)
         while not (tmp_path / "waiting").exists():
             assert begun.poll() is None, begun.stderr.read().decode()
             time.sleep(0.02)
