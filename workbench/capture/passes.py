@@ -12,18 +12,16 @@ from workbench.capture import names
 from workbench.capture.accumulate import Accumulating, Swapping
 from workbench.capture.hooks import is_torch, module_paths, tapped
 from workbench.capture.inputs import Item
-from workbench.capture.precision import MORE_EXACT, ORDER, in_precision
+from workbench.capture.precision import MORE_EXACT, in_precision
 from workbench.errors import ItemError, ModelError, UsageError
 from workbench.metrics.drift import alignable
 from workbench.models.answering import is_memory_error, memory_error
 from workbench.models.processors import Prepared
 from workbench.models.seen import as_arrays, seen
 from workbench.run.bundle import Run
-from workbench.run.layer_records import LayerRecords, Record
+from workbench.run.layer_records import LOCALISED, PRECISIONS, LayerRecords, Record
 from workbench.run.token_records import TokenRecord, record_of
 
-LOCALISED = "localised-"
-"""A pass on the activations of another capture: this and the first 12 digits of that one's run key."""
 LOGITS = "logits"
 POSITIONS = 128
 """Positions worked on at a time: with a large vocabulary all of them, in float64, would take gigabytes."""
@@ -54,7 +52,7 @@ class Model:
     def dtype(self) -> str:
         """The precision of the weights; of several the coarsest."""
         said = str(self.opened.describe()["dtype"]).replace(" ", "").split(",")
-        return next((each for each in reversed(ORDER) if each in said), said[0])
+        return next((each for each in reversed(PRECISIONS) if each in said), said[0])
 
     @cached_property
     def image_tokens(self) -> set[int]:
@@ -107,9 +105,9 @@ class Passes:
     def _precisions(self, asked: list[str]) -> list[str]:
         own = self.model.dtype
         wanted = [each for each in asked if each not in ("auto", "none", own)]
-        unknown = [each for each in wanted if each not in ORDER]
+        unknown = [each for each in wanted if each not in PRECISIONS]
         if unknown:
-            raise UsageError(f"unknown precision {unknown[0]!r}", why=f"known: {', '.join(ORDER)}", fix="--also float64")
+            raise UsageError(f"unknown precision {unknown[0]!r}", why=f"known: {', '.join(PRECISIONS)}", fix="--also float64")
         if not self.model.torch:
             if wanted:
                 raise UsageError(
@@ -128,7 +126,7 @@ class Passes:
             self.notes.append(
                 "Apple's GPU has no float64: torch's own error is not measured here (capture with ?device=cpu to have it)"
             )
-        return sorted(wanted, key=ORDER.index)
+        return sorted(wanted, key=PRECISIONS.index)
 
     def run(self, item: Item) -> Made:
         """All passes over one input. Raises ItemError."""

@@ -16,9 +16,6 @@ from typing import Any
 MORE_EXACT = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
 """What torch's own error in a precision is measured against."""
 
-ORDER = ("float64", "float32", "float16", "bfloat16")
-"""From the most exact on, by their rounding."""
-
 
 @contextmanager
 def in_precision(model: Any, dtype: str) -> Iterator[None]:

@@ -17,14 +17,11 @@ from workbench.metrics.tensors import TensorError, tensor_error
 from workbench.parity.comparison import Rung, Table
 from workbench.parity.inputs import parts_that_differ
 from workbench.run.bundle import Run
-from workbench.run.layer_records import ItemRecords, LayerRecords, Record, sampled
+from workbench.run.layer_records import LOCALISED, PRECISIONS, ItemRecords, LayerRecords, Record, sampled
 
-PRECISIONS = ("float64", "float32", "float16", "bfloat16")
-"""From the most exact on, by their rounding."""
 TRUTHS = {"float32": ("float64",), "float16": ("float64", "float32"), "bfloat16": ("float64", "float32")}
 """What torch's own error in a precision may be measured against: one half precision is no truth for the other."""
 
-LOCALISED = "localised-"
 SHOWN = 6
 MOVED = 1e-5
 """Largest move of an earlier logit, relative to the largest logit, that still is rounding when only the last token changes."""

@@ -25,6 +25,10 @@ from workbench.run.bundle import LAYERS_FILE, Run
 from workbench.run.token_records import items_of, next_part, parts_of
 
 PREFIX = "layers"
+PRECISIONS = ("float64", "float32", "float16", "bfloat16")
+"""Names of passes in a precision, from the most exact on, by their rounding."""
+LOCALISED = "localised-"
+"""A pass on the activations of another capture: this and the first 12 digits of that one's run key."""
 MIX = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio: multiplied by it, places spread evenly, so a sample takes all channels alike."""
 PIECE = 2**20

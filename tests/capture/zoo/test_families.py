@@ -81,7 +81,7 @@ def measured(name, layout):
     from workbench.capture.zoo.row import make_row
 
     if ENTRIES[name].slow or (name in LARGE and not os.environ.get(WHOLE)):
-        pytest.skip(f"takes long: workbench zoo --slow --family {name}, or {WHOLE}=1 (make bench)")
+        pytest.skip(f"takes long: workbench zoo --family {name}, or {WHOLE}=1 (make bench)")
     family = next(each for each in load(ENTRIES[name].origin) if each.name == name)
     heard.append([])
     try:
