@@ -1,0 +1,1 @@
+"""Handlers: one family of ops a file; see workbench.mil.registry."""
