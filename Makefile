@@ -64,6 +64,7 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.statistics
 	$(BIN)/python -m tests.bench.report_size
 	$(BIN)/python -m tests.bench.capture
+	$(BIN)/python -m tests.bench.mil
 	$(BIN)/workbench zoo --fresh --slow --runs build/bench-zoo
 	WORKBENCH_WHOLE_ZOO=1 $(BIN)/python -m pytest -q tests/capture/zoo/test_families.py
 

@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "evaluate": "workbench.run.runner",
     "capture_layers": "workbench.capture.session",
+    "check_program": "workbench.capture.check",
     "run_zoo": "workbench.capture.zoo.run",
     "Run": "workbench.run.bundle",
     "compare": "workbench.parity.ladder",

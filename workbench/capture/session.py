@@ -17,7 +17,8 @@ from workbench.backends.hardware import describe_hardware
 from workbench.capture import names
 from workbench.capture.inputs import DEFAULT_LIMIT, Item, read_items
 from workbench.capture.passes import Model, Passes
-from workbench.errors import BundleError, ItemError, RuntimeMissing, UsageError
+from workbench.capture.recording import find
+from workbench.errors import ItemError, RuntimeMissing, UsageError
 from workbench.fingerprint import of_json, versions
 from workbench.models.loading import open_vision_language
 from workbench.models.options import flag, in_key
@@ -80,19 +81,9 @@ def capture_layers(
         "localise": reference.manifest["run_key"] if reference else None,
     }
     manifest = first_manifest(spec, backend, items, settings)
-    writing.make_folder(Path(runs))
-    try:
-        folder, known = writing.locate(Path(runs), manifest["asked"], manifest["key"], allow_mixed=False, fresh=fresh)
-    except BundleError as error:
-        if "--allow-mixed" in str(error.fix):  # values of two versions of a library would be compared as one model's
-            raise BundleError(
-                error.what, why=error.why, fix="add --fresh to start anew: a capture is of one set of versions"
-            ) from error
-        raise
-    if known and known["status"] == "complete":
-        run = Run(folder)
-        run.was_complete = True
-        return run
+    folder, complete = find(manifest, Path(runs), fresh=fresh)
+    if complete is not None:
+        return complete
     with writing.BundleWriter(folder, manifest) as bundle:
         fill(bundle, spec, items, settings, reference, progress)
     return Run(folder)

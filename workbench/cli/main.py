@@ -23,6 +23,7 @@ VERBS = {
     "score": "score answers made elsewhere, or score a run again",
     "extract": "let a language model extract or judge a run's answers",
     "capture": "record what a model's layers put out, to find where two runtimes part",
+    "mil": "check a Core ML program on any machine: its ops, its weights, and whether it computes what it was converted from",
     "parity": "compare runs rung by rung and say whether they agree",
     "report": "one page about one run or several: verdict, ladder, flips",
     "view": "open a report",

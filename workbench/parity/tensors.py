@@ -117,8 +117,11 @@ def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
     if first is None and guilty is None:
         most = max(compared, key=lambda layer: layer.times_own or 0.0)
         sentence = f"No layer departs: {on} stay within {amount(most.times_own)} torch's own {depth.precision} error (limit {LIMIT:g}; most in {most.name})."
-        return ("unclear" if broken else "close"), sentence + (
-            f" {len(broken)} layers hold values that are not finite on both sides." if broken else ""
+        ends = [layer for layer in compared if layer.name.startswith("output.")] or compared[-1:]
+        lasting = any(layer in broken for layer in ends)  # a mask's infinities are gone after its softmax
+        more = "and so do outputs" if lasting else "what follows them is finite"
+        return ("unclear" if lasting else "close"), sentence + (
+            f" {len(broken)} layers hold values that are not finite on both sides; {more}." if broken else ""
         )
     if guilty is not None and first is not None and first.made is None and not follows(depth, first, guilty):
         guilty = None  # it departs before, in a layer that could not be given the reference's activations

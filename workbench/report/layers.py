@@ -251,7 +251,7 @@ def input_rows(sides: Sequence[Side]) -> list[InputRow]:
             InputRow(
                 name,
                 bounded(plain(asked.get("text")), ASKED),
-                (seen.get("tokens") or {}).get("n"),
+                (seen.get("tokens") or {}).get("n") or None,  # a program is given none
                 ", ".join(shapes),
                 [side.label for side, lines in found if name not in lines],
                 [(label, said_of(error)) for label, error in errors],

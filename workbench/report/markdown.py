@@ -16,6 +16,7 @@ from workbench.report.blocks import SYMBOLS, Candidate, SideGroups, interval, ru
 from workbench.report.environment import environment_rows
 from workbench.report.items import entries
 from workbench.report.layers import input_rows
+from workbench.report.program_markdown import program_parts
 from workbench.report.reasons import REASONS, reason_rows
 from workbench.report.scores import score_rows
 from workbench.report.text import byte_text, fact, markdown, milliseconds, percent, plain, points
@@ -38,6 +39,7 @@ def markdown_text(
         parts += ["No reference, so no verdict.", *bullets(run_warnings(sides))]
     for candidate in candidates:
         parts += ladder(candidate, several=len(candidates) > 1)
+    parts += program_parts(sides)
     for candidate in candidates:
         parts += depth_of(candidate, several=len(candidates) > 1)
     if answered:

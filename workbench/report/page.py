@@ -26,6 +26,7 @@ from workbench.report.environment import environment_rows
 from workbench.report.forest import share_svg
 from workbench.report.items import CHANGES, CHUNK, ItemView, Texts
 from workbench.report.media import Thumbnails
+from workbench.report.program import program_views
 from workbench.report.reasons import REASONS, item_failures, reason_rows
 from workbench.report.scores import score_rows
 from workbench.report.timings import timing_blocks
@@ -103,6 +104,7 @@ def context(
         "figure_names": list(dict.fromkeys(name for each in candidates for name, _ in each.figures)),
         "inputs": layers.input_rows(sides) if layered else [],
         "recorded": [] if answered or candidates else [(side, layers.recorded_layers(side)) for side in sides],
+        "programs": program_views(sides) if layered else [],
         "limit": f"{LIMIT:g}",
         "sheets": sheets.names(sides, comparisons),
         "groups_shown": answered and (not candidates or any(not each.about_layers for each in candidates)),

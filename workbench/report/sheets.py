@@ -113,22 +113,24 @@ ITEMS = (
 def item_lines(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
     """Every paired item of every comparison; without comparisons every item of every side, in the reference's columns."""
     for source in comparisons or sides:
-        label = source.label if isinstance(source, Side) else source.candidate.label
+        both = (source, source) if isinstance(source, Side) else (source.reference, source.candidate)
+        timed = [side.manifest.get("evidence") != "reference" for side in both]
         for entry in entries(source):
-            yield (label, *item_line(entry))
+            yield (both[1].label, *item_line(entry, timed))
 
 
-def item_line(entry: Entry) -> Iterator[Any]:
+def item_line(entry: Entry, timed: Sequence[bool] = (True, True)) -> Iterator[Any]:
+    """``timed``: whether a side's evidence has timing; a reference executor's has none, whatever its bundle says."""
     asked = entry.reference.get("input") or {}
     groups = "; ".join(f"{axis}: {name}" for axis, name in entry.reference.get("groups") or ())
     yield from (entry.task, entry.reference["id"], entry.change, groups, prompt_of(asked), asked.get("target"))
-    for line in (entry.reference, entry.candidate):
+    for line, clock in zip((entry.reference, entry.candidate), timed, strict=True):
         if line is None:
             yield from [None] * len(SIDE)
             continue
         output, score = line["output"], line["score"]
         error = "; ".join(str(part) for part in (output.get("error") or {}).values() if part)
-        yield from (output["value"], score.get("answer"), score["value"], score["reason"], output["finish"], error, (line.get("timing") or {}).get("total"))  # fmt: skip
+        yield from (output["value"], score.get("answer"), score["value"], score["reason"], output["finish"], error, (line.get("timing") or {}).get("total") if clock else None)  # fmt: skip
 
 
 RUNGS = ("candidate", "rung", "name", "status", "kind", "title", "row", "column", "value")

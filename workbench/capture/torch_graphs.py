@@ -1,0 +1,142 @@
+"""Torch models opened: every value that they compute, by name.
+
+graph = script_graph(torch.jit.load("encoder.pt"))
+graph.run([mel]).inner["input.3"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.capture.twins import Values
+
+
+@dataclass
+class Graph:
+    """``inputs``: names in order; None where they are not known. ``kinds``: dtypes of inputs that are not floats. ``run`` takes tensors
+    in the order of the inputs."""
+
+    inputs: list[str] | None
+    run: Callable[[Sequence[Any]], Values]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    traced: bool = False
+    """Are unnamed values counted as a conversion that is made now would count them?"""
+
+
+def plain_graph(module: Any) -> Graph:
+    """A module that is only called: outputs by their keys or places."""
+    return Graph(None, lambda tensors: Values(flat(module(*tensors))))
+
+
+def flat(result: Any) -> dict[str, Any]:
+    """What a module returns, as arrays: of a mapping (or an output class of transformers) by key, else by place."""
+    if hasattr(result, "items"):
+        return {str(name): found for name, value in result.items() if (found := array_of(value)) is not None}
+    values = result if isinstance(result, (tuple, list)) else (result,)
+    return {f"output_{place}": found for place, value in enumerate(values) if (found := array_of(value)) is not None}
+
+
+def array_of(value: Any) -> Any:
+    """A tensor as numpy floats or whole numbers; None for what is no tensor."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return None
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() and value.dtype != torch.float64 else value).numpy()
+
+
+def exported_graph(program: Any, precision: str) -> Graph:
+    """Node by node. Names of outputs are those of the nodes that make them, as a conversion names them."""
+    import copy
+
+    import torch
+
+    # A copy: modules of one program share their weights, and ``to`` changes them in place.
+    module = copy.deepcopy(program.module()).to(getattr(torch, precision))
+    nodes = list(module.graph.nodes)
+    inputs = [node.name for node in nodes if node.op == "placeholder"]
+    (last,) = [node for node in nodes if node.op == "output"]
+    returned = torch.utils._pytree.tree_leaves(last.args[0])
+    names = unique([each.name if isinstance(each, torch.fx.Node) else f"output_{place}" for place, each in enumerate(returned)])
+    kinds = {
+        node.name: str(node.meta["val"].dtype).removeprefix("torch.")
+        for node in nodes
+        if node.op == "placeholder" and hasattr(node.meta.get("val"), "dtype") and not node.meta["val"].is_floating_point()
+    }
+
+    def run(tensors: Sequence[Any]) -> Values:
+        inner: dict[str, Any] = {}
+
+        class Recording(torch.fx.Interpreter):
+            def run_node(self, node: Any) -> Any:
+                result = super().run_node(node)
+                if node.op.startswith("call_"):
+                    value = result[0] if isinstance(result, (tuple, list)) and len(result) else result
+                    if isinstance(value, torch.Tensor) and value.is_floating_point():
+                        inner[node.name] = array_of(value)
+                return result
+
+        results = torch.utils._pytree.tree_leaves(Recording(module).run(*tensors))
+        outputs = {name: array_of(value) for name, value in zip(names, results, strict=True) if isinstance(value, torch.Tensor)}
+        return Values(outputs, {name: value for name, value in inner.items() if name not in outputs})
+
+    return Graph(inputs, run, kinds)
+
+
+def script_graph(module: Any, traced: bool = False) -> Graph:
+    """The graph of a TorchScript module, inlined, with every tensor returned beside its outputs. Raises RuntimeError for graphs whose
+    outputs are of other kinds."""
+    import torch
+
+    graph = module.graph.copy()
+    torch._C._jit_pass_inline(graph)
+    graph, parameters = torch._C._jit_pass_lower_graph(graph, module._c)
+    given = [each.debugName() for each in graph.inputs()]
+    inputs = [name.removesuffix(".1") for name in given[: len(given) - len(parameters)]]
+    returned = list(graph.outputs())
+    named = output_names(returned)
+    values = [value for node in graph.nodes() for value in node.outputs() if isinstance(value.type(), torch._C.TensorType)]
+    names = [value.debugName() for value in values]
+    both = [*returned, *values]
+    bundle = graph.create("prim::TupleConstruct", both, 1)
+    graph.appendNode(bundle)
+    bundle.output().setType(torch._C.TupleType([value.type() for value in both]))
+    for place in reversed(range(len(returned))):
+        graph.eraseOutput(place)
+    graph.registerOutput(bundle.output())
+    function = torch._C._create_function_from_graph("forward", graph)
+
+    def run(tensors: Sequence[Any]) -> Values:
+        results = function(*tensors, *parameters)
+        result = results[0]
+        outputs = flat(result)
+        if named is not None and len(named) == len(outputs) and not hasattr(result, "items"):
+            outputs = dict(zip(unique(named), outputs.values(), strict=True))
+        inner = {
+            name: array_of(value)
+            for name, value in zip(names, results[1:], strict=True)
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and name not in outputs
+        }
+        return Values(outputs, inner)
+
+    return Graph(inputs, run, traced=traced)
+
+
+def output_names(returned: Sequence[Any]) -> list[str] | None:
+    """Names of the values that a graph returns, through a tuple or list; None for another structure."""
+    (output,) = returned
+    node = output.node()
+    if node.kind() in ("prim::TupleConstruct", "prim::ListConstruct"):
+        return [each.debugName() for each in node.inputs()]
+    return [output.debugName()] if output.type().kind() == "TensorType" else None
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """One value may be returned twice."""
+    found: list[str] = []
+    for name in names:
+        found.append(name if name not in found else f"{name}_{len(found)}")
+    return found
