@@ -48,6 +48,21 @@ def test_doctor_warns_of_the_other_distribution(monkeypatch):
     assert not row["ok"] and "9.9" in row["reason"] and "pip uninstall workbench" in row["fix"]
 
 
+def test_doctor_says_what_core_ml_packages_need(monkeypatch):
+    def absent(name):
+        if name == "coremltools":
+            raise metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "1")
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    here = doctor.programs()
+    assert here["ok"] and "coremltools 1" in here["reason"] and "[onnx]" in here["reason"]
+    monkeypatch.setattr(doctor.metadata, "version", absent)
+    row = doctor.programs()
+    assert not row["ok"] and "coremltools is not installed" in row["reason"] and "[coreml]" in row["fix"]
+
+
 def test_doctor_sees_offline_mode_and_low_disk(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "offline" in doctor.hub()["reason"]

@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ def data_library() -> dict[str, Any]:
         return row("datasets", False, "Hugging Face datasets is not installed", "pip install datasets")
 
 
+def programs() -> dict[str, Any]:
+    """Core ML packages are run by reference execution, which needs the file format and torch."""
+    found = {}
+    for name in ("coremltools", "torch"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return row(
+                "core ml", False, f"{name} is not installed: packages cannot be checked", "pip install 'parity-workbench[coreml]'"
+            )
+    with_onnx = "" if find_spec("onnxruntime") else "; no onnxruntime: twins in ONNX need pip install 'parity-workbench[onnx]'"
+    return row("core ml", True, f"packages by reference execution on torch, coremltools {found['coremltools']}{with_onnx}")
+
+
 def disk() -> dict[str, Any]:
     free = shutil.disk_usage(Path.cwd()).free
     return row(
@@ -105,7 +120,10 @@ def run(arguments: argparse.Namespace) -> int:
     machine = row(
         "machine", True, f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     )
-    rows = {"runtimes": backends(), "around them": [machine, name_clash(), data_library(), disk(), caches(), hub(), *plugins()]}
+    rows = {
+        "runtimes": backends(),
+        "around them": [machine, name_clash(), data_library(), programs(), disk(), caches(), hub(), *plugins()],
+    }
     if arguments.json:
         print(json.dumps(rows, ensure_ascii=False))
         return 0
