@@ -125,17 +125,17 @@ def test_the_newest_opset_means_what_the_last_one_that_changed_anything_does():
         assert find_handler(name, "iOS26") is find_handler(name, "iOS18")
 
 
-def test_context_comes_last_wherever_it_is_declared():
+def test_context_is_told_from_what_the_op_is_given():
     family = Family("nowhere")
     try:
 
         @family.op("a_test_of_the_order_of_arguments")
-        def handler(context: int, x: int, y: int = 2):
+        def handler(x: int, context: int, y: int = 2):
             return context, x, y
 
         found = handlers()["a_test_of_the_order_of_arguments"]["iOS15"]
-        assert found.function(1, 2, "context") == ("context", 1, 2)
-        assert list(found.parameters) == ["x", "y"]
+        assert [(name, kind) for name, kind, _ in found.signature] == [("x", "int"), ("context", "context"), ("y", "int")]
+        assert found.parameters == {"x": ("int", inspect.Parameter.empty), "y": ("int", 2)}
         with pytest.raises(ValueError, match="two handlers"):
             family.op("a_test_of_the_order_of_arguments")(handler)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import Parameter
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench.mil.budget import Budget
 from workbench.mil.cells import as_python, constant_cell
 from workbench.mil.errors import UnsupportedError
 from workbench.mil.graph import Op
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_BOUND = 16
 """Sets of shapes that one op stays bound for."""
+_SINGLE = ("tensor", "any", "str", "dtype", "int", "float", "bool")
 KNOWN, FIXED, LOOSE = range(3)
 """The value follows from shapes and constants; its shape does; neither."""
 
@@ -49,7 +51,7 @@ class Step:
 
 
 def resolve(op: Op, opset: str) -> Handler:
-    """The op's handler. Raises UnsupportedError when there is none, or when the op has inputs it does not know."""
+    """The op's handler. Raises UnsupportedError when there is none, or when the op's inputs or blocks are not those it takes."""
     handler = find_handler(op.type, opset)
     if handler is None:
         raise UnsupportedError(
@@ -62,6 +64,13 @@ def resolve(op: Op, opset: str) -> Handler:
     for name, (kind, default) in handler.parameters.items():
         if name not in op.inputs and default is Parameter.empty and kind != "blocks":
             raise UnsupportedError(f"op {op.name!r} ({op.type}, {opset}) lacks its input {name!r}", why="the program is damaged")
+        if len(op.inputs.get(name, ("",))) != 1 and kind in _SINGLE:
+            why = f"it has {len(op.inputs[name])}; the program is damaged"
+            raise UnsupportedError(f"op {op.name!r} ({op.type}, {opset}) takes one value as its input {name!r}", why=why)
+    blocks = 2 if "blocks" in handler.parameters else 0
+    if len(op.blocks) != blocks:
+        why = "the program is damaged"
+        raise UnsupportedError(f"op {op.name!r} ({op.type}, {opset}) has {len(op.blocks)} blocks and takes {blocks}", why=why)
     return handler
 
 
@@ -78,35 +87,37 @@ class Arguments:
     dynamic: bool = False
     """A parameter that is plain Python (an axis, a shape) comes from the run."""
     state: int = KNOWN
-    names: list[tuple[str, str, Any]] = field(default_factory=list)
-    """(parameter, kind, source); the source is a tuple of names for what comes from the run, else None."""
+    sources: list[Any] = field(default_factory=list)
+    """Of every parameter: the op's arguments, where one comes from the run, else None."""
 
     def now(self) -> list[Any]:
         """The values for this call, in the order of the handler's parameters."""
         half = self.owner.engine.half
         found: list[Any] = []
-        self.names = []
-        for parameter, (kind, default) in self.handler.parameters.items():
+        self.sources = []
+        for parameter, kind, default in self.handler.signature:
             if kind == "blocks":
                 found.append(self._blocks())
                 continue
             given = self.op.inputs.get(parameter)
             if given is None:
-                found.append(default)
-                self.names.append((parameter, kind, None))
+                found.append(self.owner.engine.context(self.op) if kind == "context" else default)
+                self.sources.append(None)
                 continue
             items = [self._item(argument) for argument in given]
-            comes = tuple(a for a in given if isinstance(a, str) and self.status.get(a, KNOWN) != KNOWN)
+            states = [self._state(argument) for argument in given]
+            comes = max(states, default=KNOWN) != KNOWN
             if comes:
                 self.known = False
-                self.state = max(self.state, *(self.status[a] for a in comes))
+                self.state = max(self.state, *states)
                 self.dynamic |= kind not in ("tensor", "tensors", "any")
-            self.names.append((parameter, kind, given if comes else None))
+            self.sources.append(given if comes else None)
             value = tuple(items) if kind == "tensors" or len(items) != 1 else items[0]
             found.append(as_python(kind, value, half))
-        if self.handler.wants_context:
-            found.append(self.owner.engine.context(self.op))
         return found
+
+    def _state(self, argument: Any) -> int:
+        return self.status.get(argument, KNOWN) if isinstance(argument, str) else KNOWN
 
     def _item(self, argument: Any) -> Any:
         if not isinstance(argument, str):
@@ -116,65 +127,58 @@ class Arguments:
     def _blocks(self) -> tuple[Callable[..., Any], ...]:
         self.known = False
         inner = self.owner.inner[id(self.op)]
-        captured = []
-        for item, spec in zip(inner, self.op.blocks, strict=True):
-            names = item.parameters[len(spec.inputs) :]
-            self.state = max([self.state, *(self.status[name] for name in names)])
-            captured.append(tuple(self.values[name] for name in names))
-        self.names.append(
-            ("blocks", "blocks", tuple(item.parameters[len(s.inputs) :] for item, s in zip(inner, self.op.blocks, strict=True)))
-        )
-        return tuple(_with(item, values) for item, values in zip(inner, captured, strict=True))
+        captured = tuple(item.captured for item in inner)
+        self.sources.append(captured)
+        return tuple(_with(item, tuple(map(self._item, names))) for item, names in zip(inner, captured, strict=True))
 
     def first(self) -> tuple[tuple[Any, ...], Callable[..., Any]]:
         """Run the op for the first time: (its results as declared, the function that later calls use)."""
         engine = self.owner.engine
         self.arguments = self.now()
         function = self.handler.function
-        if not self.handler.binds:
+        if self.op.blocks:
             result = function(*self.arguments)
         else:
-            function = function(*self.arguments)
-            result = function(*tensors_of(self.handler, self.arguments))
+            with Budget(engine.budget, self.op):
+                if self.handler.binds:
+                    function = function(*self.arguments)
+                    result = function(*tensors_of(self.handler, self.arguments))
+                else:
+                    result = function(*self.arguments)
         self._result = result
         return checked(self.op, result, engine.half, engine.rounds, self.handler), function
 
     def step(self, function: Callable[..., Any], slots: dict[str, int], outputs: tuple[int, ...]) -> Step:
         """The op as a step of the plan."""
         engine = self.owner.engine
-        rebinds = self.handler.binds and (self.dynamic or self.state == LOOSE)
-        if rebinds:
-            function = _Rebinding(self.handler)
+        pairs = zip(self.handler.signature, self.sources, strict=True)
+        held = any(name in self.handler.holds and source is not None for (name, *_), source in pairs)
+        varies = (self.dynamic or self.state == LOOSE or held) and not self.op.blocks
+        if varies:
+            function = _Varying(self.handler, self.op, engine.budget, held)
         template: list[Any] = []
         singles: list[tuple[int, int]] = []
         others: list[tuple[int, Callable[[list[Any]], Any]]] = []
-        for value, (_, kind, source) in zip(self.arguments, self.names, strict=False):
-            if self.handler.binds and not rebinds and (kind not in ("tensor", "tensors") or value is None):
+        for value, (_, kind, _), source in zip(self.arguments, self.handler.signature, self.sources, strict=True):
+            if self.handler.binds and not varies and (kind not in ("tensor", "tensors") or value is None):
                 continue  # bound already
             position = len(template)
             template.append(None if source is not None else value)
             if source is None:
                 continue
             if kind == "blocks":
-                others.append(
-                    (
-                        position,
-                        partial(_closures, self.owner.inner[id(self.op)], tuple(self._parts(group, slots) for group in source)),
-                    )
-                )
+                parts = tuple(self._parts(names, slots) for names in source)
+                others.append((position, partial(_closures, self.owner.inner[id(self.op)], parts)))
             elif len(source) == 1 and kind in ("tensor", "any"):
                 singles.append((position, slots[source[0]]))
             else:
                 others.append((position, partial(_assemble, kind, self._parts(source, slots), engine.half)))
-        if self.handler.wants_context and (not self.handler.binds or rebinds):
-            template.append(self.arguments[-1])
         finish = finishing(self.op, self._result, engine.half, engine.rounds, self.handler)
         return Step(self.op, function, template, tuple(singles), tuple(others), outputs, finish)
 
     def _parts(self, names: tuple[Any, ...], slots: dict[str, int]) -> tuple[tuple[int | None, Any], ...]:
         """Each as (its slot, None), or (None, its value) when that is known."""
-        runs = [isinstance(a, str) and self.status.get(a, KNOWN) != KNOWN for a in names]
-        return tuple((slots[a], None) if run else (None, self._item(a)) for a, run in zip(names, runs, strict=True))
+        return tuple((slots[a], None) if self._state(a) != KNOWN else (None, self._item(a)) for a in names)
 
 
 def _with(block: CompiledBlock, captured: tuple[Any, ...]) -> Callable[..., Any]:
@@ -194,33 +198,43 @@ def _assemble(kind: str, parts: tuple[tuple[int | None, Any], ...], half: torch.
     return as_python(kind, items if kind == "tensors" or len(items) != 1 else items[0], half)
 
 
-def tensors_of(handler: Handler, arguments: list[Any]) -> list[Any]:
+def tensors_of(handler: Handler, arguments: Sequence[Any]) -> list[Any]:
     """The arguments that a bound function takes: tensors that are there, in order."""
-    kinds = [kind for kind, _ in handler.parameters.values()]
-    return [value for value, kind in zip(arguments, kinds, strict=False) if kind in ("tensor", "tensors") and value is not None]
+    each = zip(arguments, handler.signature, strict=True)
+    return [value for value, (_, kind, _) in each if kind in ("tensor", "tensors") and value is not None]
 
 
-class _Rebinding:
-    """A handler that binds, where shapes or plain parameters change from call to call."""
+class _Varying:
+    """A handler where shapes or plain parameters change from call to call: bound, and held to the budget, once for each set of
+    them. ``always``: at every call."""
 
-    def __init__(self, handler: Handler):
-        self.handler = handler
+    def __init__(self, handler: Handler, op: Op, budget: int, always: bool):
+        self.handler, self.op, self.budget, self.always = handler, op, budget, always
         self._bound: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
 
     def __call__(self, *arguments: Any) -> Any:
-        kinds = [kind for kind, _ in self.handler.parameters.values()]
-        key = tuple(
-            tuple(shape_of(item) for item in value)
-            if kind == "tensors"
-            else (shape_of(value) if kind == "tensor" and value is not None else value)
-            for value, kind in zip(arguments, kinds, strict=False)
-        )
+        binds, function = self.handler.binds, self.handler.function
+        key = tuple(_key(kind, value) for value, (_, kind, _) in zip(arguments, self.handler.signature, strict=True))
+        tensors = tensors_of(self.handler, arguments) if binds else arguments
         bound = self._bound.get(key)
-        if bound is None:
-            bound = self._bound[key] = self.handler.function(*arguments)
-            if len(self._bound) > MOST_BOUND:
-                self._bound.popitem(last=False)
-        return bound(*tensors_of(self.handler, list(arguments)))
+        if bound is not None and not self.always:
+            return bound(*tensors)
+        with Budget(self.budget, self.op):
+            bound = function(*arguments) if binds else function
+            result = bound(*tensors)
+        self._bound[key] = bound
+        if len(self._bound) > MOST_BOUND:
+            self._bound.popitem(last=False)
+        return result
+
+
+def _key(kind: str, value: Any) -> Any:
+    """What the work of a call depends on, hashable."""
+    if kind == "tensors":
+        return tuple(map(shape_of, value))
+    if kind in ("tensor", "any", "context"):
+        return shape_of(value)
+    return str(value) if kind in ("float", "floats") else value  # NaN equals itself then, and 0.0 is not -0.0
 
 
 def shape_of(value: Any) -> Any:

@@ -1,12 +1,12 @@
 """Constants as the executor uses them: decompressed once, in the type that carries them, on the device.
 
-A cell is a constant of the program or an op whose inputs are all constants (every ``constexpr_*``): computed on first use, or at
-load when small, and kept.
+A cell is a constant of the program or an output of an op whose inputs are all constants (every ``constexpr_*``): computed on first
+use, or at load when small, and kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,23 +17,38 @@ from workbench.mil.types import TensorType, torch_dtype
 
 
 class Cell:
-    """A lazy value. ``type`` is the declared MIL type. ``passing``: read once, on the way to another constant, and not kept."""
+    """A lazy value. ``type``: the declared MIL type. ``needs``: the cells that ``compute`` reads. ``reads``: let go after so many
+    readings, for a part of other constants only; None: kept."""
 
-    def __init__(self, type: Any, compute: Callable[[], Any]):
-        self.type = type
-        self.passing = False
-        self._compute: Callable[[], Any] | None = compute
-        self._value: Any = None
+    def __init__(self, type: Any, compute: Callable[[], Any], needs: Sequence[Cell] = ()):
+        self.type, self.needs, self.reads = type, needs, None
+        self._compute = compute
+        self._made, self._value, self._left = False, None, 0
 
     @property
     def value(self) -> Any:
-        """A tensor, str, list or dict; the same object every time."""
-        if self._compute is not None:
-            value = self._compute()
-            if self.passing:
-                return value
-            self._value, self._compute = value, None
-        return self._value
+        """A tensor, str, list or dict; the same object every time where it is kept."""
+        if not self._made:
+            self._make()
+        value = self._value
+        if self.reads is not None:
+            self._left -= 1
+            if self._left <= 0:
+                self._made, self._value = False, None
+        return value
+
+    def _make(self) -> None:
+        """What it needs first, by a list of what waits: constants made of constants may be thousands deep."""
+        waiting = [self]
+        while waiting:
+            cell = waiting[-1]
+            missing = [item for item in cell.needs if not item._made]
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            if not cell._made:
+                cell._value, cell._left, cell._made = cell._compute(), cell.reads or 0, True
 
 
 def constant_cell(constant: Constant, half: torch.dtype, device: torch.device) -> Cell:

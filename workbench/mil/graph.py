@@ -7,8 +7,10 @@ functions["main"].block.ops[0]               # Op("conv", "x_3", {"x": ["image"]
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,7 +73,11 @@ class Block:
     constants: dict[str, Constant] = field(default_factory=dict)
 
     def free_names(self) -> tuple[str, ...]:
-        """Values that the block reads and neither defines nor receives, in order of first use."""
+        """Values that the block reads and neither defines before nor receives, in order of first use."""
+        return self._free_names
+
+    @cached_property
+    def _free_names(self) -> tuple[str, ...]:
         known = {name for name, _ in self.inputs} | set(self.constants)
         found: dict[str, None] = {}
         for op in self.ops:
@@ -143,12 +149,20 @@ class _Reader:
     def block(self, spec: Any, inputs: tuple[tuple[str, Any], ...]) -> Block:
         constants: dict[str, Constant] = {}
         ops = []
+        names = [name for name, _ in inputs] + [output.name for item in spec.operations for output in item.outputs]
+        if len(set(names)) != len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise PackageError(f"value {twice!r} is defined twice in one block", why="the program is damaged")
         for item in spec.operations:
             if item.type == "const" and len(item.outputs) == 1 and "val" in item.attributes:
                 constants[item.outputs[0].name] = self.constant(item.attributes["val"], item.outputs[0].name)
             else:
                 ops.append(self.op(item))
-        return Block(inputs, tuple(ops), tuple(spec.outputs), constants)
+        made = Block(inputs, tuple(ops), tuple(spec.outputs), constants)
+        free = set(made.free_names())
+        for name in (name for op in ops for name, _ in op.outputs if name in free):
+            raise PackageError(f"value {name!r} is read before it is defined", why="the program is damaged")
+        return made
 
     def op(self, spec: Any) -> Op:
         outputs = tuple((item.name, parse_type(item.type)) for item in spec.outputs)
@@ -157,7 +171,7 @@ class _Reader:
         for parameter, argument in spec.inputs.items():
             inputs[parameter] = tuple(self.binding(item, f"{label}.{parameter}") for item in argument.arguments)
         for parameter, value in spec.attributes.items():  # the constexpr ops of iOS16 keep their inputs here
-            if parameter != "name":
+            if parameter != "name" and "." not in parameter:  # com.example.line: a tool's own remark
                 inputs.setdefault(parameter, (self.constant(value, f"{label}.{parameter}"),))
         blocks = tuple(self.block(item, tuple((one.name, parse_type(one.type)) for one in item.inputs)) for item in spec.blocks)
         return Op(spec.type, label, inputs, outputs, blocks)
@@ -193,7 +207,10 @@ class _Reader:
     def immediate(self, kind: Any, spec: Any, label: str) -> Any:
         which = spec.WhichOneof("value")
         if isinstance(kind, TensorType) and which == "tensor":
-            return _tensor(kind, spec.tensor, label)
+            try:
+                return _tensor(kind, spec.tensor, label)
+            except (ValueError, OverflowError, KeyError) as error:  # a value or a shape beyond its type, a type without immediates
+                raise PackageError(f"constant {label!r} cannot be {kind}", why=f"{type(error).__name__}: {error}") from error
         if isinstance(kind, ListType) and which == "list":
             return [self.constant(item, label).value() for item in spec.list.values]
         if isinstance(kind, DictionaryType) and which == "dictionary":
@@ -201,6 +218,8 @@ class _Reader:
                 (self.constant(item.key, label).value(), self.constant(item.value, label).value())
                 for item in spec.dictionary.values
             ]
+            if not all(isinstance(_key(key), str | int) for key, _ in pairs):
+                raise PackageError(f"constant {label!r}: keys are strings or integers", why="the program is damaged")
             return {_key(key): value for key, value in pairs}
         if which == "tuple":
             return tuple(self.constant(item, label).value() for item in spec.tuple.values)
@@ -216,7 +235,7 @@ def _label(spec: Any, outputs: tuple[tuple[str, Any], ...]) -> str:
 
 
 def _key(value: Any) -> Any:
-    return value.item() if isinstance(value, np.ndarray) else value
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
 def _tensor(kind: TensorType, spec: Any, label: str) -> Any:

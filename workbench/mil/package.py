@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,7 @@ from workbench.mil.errors import PackageError, UnsupportedError
 
 MOST_SPEC_BYTES = 2 << 30
 """protobuf's own limit on one message."""
+MOST_MANIFEST_BYTES = 16 << 20
 
 _OTHER_KINDS = {
     "neuralNetwork": "a neural network of the older kind (before ML Programs)",
@@ -41,17 +43,19 @@ class Package:
     def weight_file(self, name: str) -> Path:
         """The file a program means by ``name``. Raises PackageError when it leaves the package or is not there."""
         prefix = "@model_path/"
-        inside = PurePosixPath(name.removeprefix(prefix))
-        if not name.startswith(prefix) or inside.is_absolute() or ".." in inside.parts or "\\" in name or "\0" in name:
-            raise PackageError(f"{self.path} names a weight file {name!r}", why="weights must lie below @model_path/; refused")
-        found = (self.folder / inside).resolve()
-        if not found.is_relative_to(self.root):
-            raise PackageError(f"{self.path} names a weight file {name!r}", why="it lies outside the package; refused")
-        if not found.is_file():
-            missing = found.parent if not found.parent.is_dir() else found
-            what = "folder" if missing != found else "file"
+        inside = name.removeprefix(prefix)
+        found = _inside(self.root, self.folder, inside) if name.startswith(prefix) and "\\" not in name else None
+        if found is None:
             raise PackageError(
-                f"{self.path}: the weights {what} {missing.relative_to(self.root)} is missing",
+                f"{self.path} names a weight file {name!r}", why="weights must lie inside the package, below @model_path/; refused"
+            )
+        if not _asks(found.is_file):
+            missing = found.parent if not _asks(found.parent.is_dir) else found
+            what = "folder" if missing != found else "file"
+            why = "it is no regular file" if _asks(missing.exists) else None
+            raise PackageError(
+                f"{self.path}: the weights {what} {str(missing.relative_to(self.root))!r} is {'unusable' if why else 'missing'}",
+                why=why,
                 fix="copy the whole package, with its weights",
             )
         return found
@@ -60,18 +64,19 @@ class Package:
 def read_package(path: str | Path) -> Package:
     """Read ``path``. Raises PackageError (damaged, unsafe, not there) or UnsupportedError (another kind of model)."""
     path = Path(path).expanduser()
-    if not path.exists():
+    if not _asks(path.exists):
         raise PackageError(f"there is no {path}", fix="name a .mlpackage folder or a .mlmodel file")
-    if path.suffix == ".mlmodelc" or (path.is_dir() and (path / "coremldata.bin").exists()):
+    folder = _asks(path.is_dir)
+    if folder and (path.suffix == ".mlmodelc" or _asks((path / "coremldata.bin").exists)):
         raise UnsupportedError(
             f"{path} is a compiled model",
             why="only the uncompiled form can be read",
             fix="name the .mlpackage it was compiled from",
         )
-    model_file, root = (_root_model(path), path.resolve()) if path.is_dir() else (path, path.resolve().parent)
-    if model_file.stat().st_size > MOST_SPEC_BYTES:
-        raise PackageError(f"{model_file} is larger than a model file can be", why="protobuf reads at most 2 GiB")
-    spec = parse(model_file.read_bytes(), model_file)
+    if not folder and not _asks(path.is_file):  # reading a device or a pipe may never end
+        raise PackageError(f"{path} is neither a folder nor a regular file", fix="name a .mlpackage folder or a .mlmodel file")
+    model_file, root = (_root_model(path), path.resolve()) if folder else (path, path.resolve().parent)
+    spec = parse(_read(model_file, MOST_SPEC_BYTES), model_file)
     return Package(path, model_file, model_file.resolve().parent, root, spec)
 
 
@@ -82,7 +87,8 @@ def parse(data: bytes, name: Path) -> Any:
     try:
         spec.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError lives elsewhere in each of its implementations
-        raise PackageError(f"{name} is damaged or is no Core ML model", why=str(error), fix="get the package again") from error
+        fix = "unpack it and name the .mlpackage folder" if data.startswith(b"PK\3\4") else "get the package again"
+        raise PackageError(f"{name} is damaged or is no Core ML model", why=str(error), fix=fix) from error
     kind = spec.WhichOneof("Type")
     if kind == "mlProgram":
         return spec
@@ -98,29 +104,63 @@ def parse(data: bytes, name: Path) -> Any:
 
 def protocol() -> Any:
     """coremltools' ``Model_pb2``, imported without the lines that its import prints on a machine that is no Mac."""
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    logger = logging.getLogger("coremltools")
+    level = logger.level
     try:
+        logger.setLevel(logging.ERROR)
         from coremltools.proto import Model_pb2
     except ImportError as error:
         raise UnsupportedError(
             "coremltools is not installed", why="it defines the file format", fix="pip install 'coremltools>=9.0,<10'"
         ) from error
+    finally:
+        logger.setLevel(level)
     return Model_pb2
 
 
 def _root_model(path: Path) -> Path:
     manifest = path / "Manifest.json"
-    if not manifest.is_file():
+    found = _inside(path.resolve(), path, manifest.name)
+    if found is None or not _asks(found.is_file):
         raise PackageError(f"{path} has no Manifest.json", why="it is cut off or no package", fix="copy the whole package")
     try:
-        content = json.loads(manifest.read_text("utf-8"))
+        content = json.loads(_read(found, MOST_MANIFEST_BYTES).decode("utf-8"))
         entry = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
-        inside = PurePosixPath(entry)
+        if not isinstance(entry, str):
+            raise TypeError(f"a path is {entry!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackageError(f"{manifest} is damaged", why=f"{type(error).__name__}: {error}", fix="get the package again") from error
-    found = (path / "Data" / inside).resolve()
-    if inside.is_absolute() or ".." in inside.parts or "\0" in entry or not found.is_relative_to(path.resolve()):
+    found = _inside(path.resolve(), path / "Data", entry)
+    if found is None:
         raise PackageError(f"{manifest} points outside the package: {entry!r}", why="refused")
-    if not found.is_file():
-        raise PackageError(f"{path}: {inside} is missing", why="the package is not whole", fix="copy the whole package")
+    if not _asks(found.is_file):
+        raise PackageError(f"{path}: {entry!r} is no file in it", why="the package is not whole", fix="copy the whole package")
     return found
+
+
+def _inside(root: Path, folder: Path, name: str) -> Path | None:
+    """``folder / name`` with links followed; None when that is not below ``root`` (a resolved path)."""
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or "\0" in name:
+        return None
+    try:
+        found = (folder / inside).resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        return None
+    return found if found.is_relative_to(root) else None
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        if path.stat().st_size > most:
+            raise PackageError(f"{path} has {path.stat().st_size:,} bytes", why=f"such a file has at most {most:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise PackageError(f"{path} cannot be read", why=error.strerror or str(error)) from error
+
+
+def _asks(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be looked into
+        return False

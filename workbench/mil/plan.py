@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from workbench.mil.arguments import FIXED, KNOWN, LOOSE, Arguments, Step, resolve, shape_of, tensors_of
+from workbench.mil.budget import Budget
 from workbench.mil.cells import Cell, constant_cell
 from workbench.mil.errors import ExecutionError, MilError
 from workbench.mil.graph import Block, Op
@@ -23,8 +24,8 @@ from workbench.mil.registry import Context, Handler
 from workbench.mil.results import checked
 from workbench.mil.types import TensorType
 
-MOST_PLANS = 16
-"""Plans kept per block; the one used longest ago goes first."""
+MOST_PLANS, MOST_INNER_PLANS = 16, 256
+"""Plans kept for a function and for a nested block (a loop whose variables grow has one a round); the one used longest ago goes first."""
 EAGER_BYTES = 1 << 20
 """Constants up to this size are computed at load, larger ones on first use."""
 
@@ -62,7 +63,7 @@ class _Plan:
             values[slot] = value
         for slot, value in self.fixed:
             values[slot] = value
-        step = None
+        step = value = None
         try:
             for step in self.steps:
                 result = step.function(*step.arguments(values))
@@ -75,7 +76,7 @@ class _Plan:
                     finish = step.finish or (None,) * len(outputs)
                     for slot, value, last in zip(outputs, result, finish, strict=True):
                         values[slot] = value if last is None else last(value)
-                result = None
+                result = value = None  # nothing outlives its last use, here neither
                 for slot in step.drops:
                     values[slot] = None
         except MilError:
@@ -90,38 +91,60 @@ def _failed(op: Op, error: Exception) -> ExecutionError:
 
 
 class CompiledBlock:
-    """A block as a function of its inputs and of the outer values it reads (``parameters``, in that order)."""
+    """A block as a function of its inputs and of the outer values it reads (``parameters``, in that order).
 
-    def __init__(self, block: Block, engine: Engine, outer: dict[str, Cell] | None = None):
+    ``outer``: the constants around a nested block. ``like``: another form of the same block (before fusion), whose constants serve.
+    """
+
+    def __init__(self, block: Block, engine: Engine, outer: dict[str, Cell] | None = None, like: CompiledBlock | None = None):
         self.block, self.engine = block, engine
-        self.cells: dict[str, Cell] = dict(outer or {})
+        self.most_plans = MOST_PLANS if outer is None else MOST_INNER_PLANS
+        # What the block defines hides what an outer one calls by the same name.
+        own = {name for name, _ in block.inputs} | {name for op in block.ops for name, _ in op.outputs}
+        self.cells: dict[str, Cell] = {name: cell for name, cell in (outer or {}).items() if name not in own}
         for name, constant in block.constants.items():
-            self.cells[name] = constant_cell(constant, engine.half, engine.device)
+            self.cells[name] = like.cells[name] if like else constant_cell(constant, engine.half, engine.device)
         self.handlers: dict[int, Handler] = {}
         self.folded: set[int] = set()
+        self._wholes: list[tuple[Cell, Op]] = []
         for op in block.ops:
             handler = self.handlers[id(op)] = resolve(op, engine.opset)
             if handler.pure and not op.blocks and op.outputs and all(name in self.cells for name in op.references()):
-                self._fold(op, handler)
-        self.parameters = tuple(name for name, _ in block.inputs) + tuple(n for n in block.free_names() if n not in self.cells)
+                if like is not None and id(op) in like.folded:
+                    self.folded.add(id(op))
+                    self.cells.update((name, like.cells[name]) for name, _ in op.outputs)
+                else:
+                    self._fold(op, handler)
+        free = block.free_names()
+        self.captured = tuple(name for name in free if name not in self.cells)
+        self.captured_cells = tuple(name for name in free if name in self.cells)
+        self.parameters = (*(name for name, _ in block.inputs), *self.captured)
         self.inner: dict[int, tuple[CompiledBlock, ...]] = {
-            id(op): tuple(CompiledBlock(item, engine, self.cells) for item in op.blocks) for op in block.ops if op.blocks
+            id(op): tuple(
+                CompiledBlock(item, engine, self.cells, like.inner[id(op)][number] if like else None)
+                for number, item in enumerate(op.blocks)
+            )
+            for op in block.ops
+            if op.blocks
         }
         self._plans: OrderedDict[Any, _Plan] = OrderedDict()
-        self._mark_passing()
-        for name, cell in self.cells.items():
-            small = isinstance(cell.type, TensorType) and (cell.type.bytes or 0) <= EAGER_BYTES
-            if small and not cell.passing and name not in (outer or {}):
-                _ = cell.value
+        kept = self._mark_parts()
+        for name in kept if outer is None else ():  # those of a branch when it is taken: it may never be, and they may fail
+            kind = self.cells[name].type
+            if isinstance(kind, TensorType) and (kind.bytes or 0) <= EAGER_BYTES:
+                _ = self.cells[name].value
 
-    def _mark_passing(self) -> None:
-        """Constants that only one folded op reads (the parts of a compressed weight) need not stay beside the result."""
+    def _mark_parts(self) -> list[str]:
+        """Constants that only folded ops read (the parts of a compressed weight) need not stay beside the results. The others."""
         readers = Counter(name for op in self.block.ops for name in op.references())
         kept = {name for op in self.block.ops if id(op) not in self.folded for name in op.references()}
-        kept.update(self.block.outputs, *(item.block.free_names() for group in self.inner.values() for item in group))
-        made = {name for op in self.block.ops if id(op) in self.folded and len(op.outputs) == 1 for name, _ in op.outputs}
-        for name in {*self.block.constants, *made} - kept:
-            self.cells[name].passing = readers[name] == 1
+        kept.update(self.block.outputs, *(item.captured_cells for group in self.inner.values() for item in group))
+        own = [*self.block.constants, *(name for op in self.block.ops if id(op) in self.folded for name, _ in op.outputs)]
+        for name in own:
+            self.cells[name].reads = None if name in kept else max(readers[name], 1)
+        for whole, op in self._wholes:
+            whole.reads = max(sum(name in kept or name in readers for name, _ in op.outputs), 1)
+        return [name for name in own if name in kept]
 
     def _fold(self, op: Op, handler: Handler) -> None:
         """An op of constants alone: its outputs become constants."""
@@ -130,22 +153,25 @@ class CompiledBlock:
         def compute() -> tuple[Any, ...]:
             try:
                 arguments = Arguments(self, op, handler, {}, {}).now()
-                result = handler.function(*arguments)
-                if handler.binds:
-                    result = result(*tensors_of(handler, arguments))
+                with Budget(self.engine.budget, op):
+                    result = handler.function(*arguments)
+                    if handler.binds:
+                        result = result(*tensors_of(handler, arguments))
                 return checked(op, result, self.engine.half, self.engine.rounds, handler)
             except MilError:
                 raise
             except Exception as error:
                 raise _failed(op, error) from error
 
+        needs = [self.cells[name] for name in op.references()]
         if len(op.outputs) == 1:
             ((name, kind),) = op.outputs
-            self.cells[name] = Cell(kind, lambda: compute()[0])
+            self.cells[name] = Cell(kind, lambda: compute()[0], needs)
             return
-        whole = Cell(None, compute)
+        whole = Cell(None, compute, needs)
+        self._wholes.append((whole, op))
         for number, (name, kind) in enumerate(op.outputs):
-            self.cells[name] = Cell(kind, partial(lambda number: whole.value[number], number))
+            self.cells[name] = Cell(kind, partial(lambda number: whole.value[number], number), [whole])
 
     def __call__(self, *given: Any) -> tuple[Any, ...]:
         """The block's outputs for its parameters' values."""
@@ -156,7 +182,7 @@ class CompiledBlock:
         if plan is None:
             plan, outputs = self._compile(given)
             self._plans[key] = plan
-            if len(self._plans) > MOST_PLANS:
+            if len(self._plans) > self.most_plans:
                 self._plans.popitem(last=False)
             return outputs
         self._plans.move_to_end(key)
@@ -183,12 +209,14 @@ class CompiledBlock:
             known = handler.pure and not op.blocks and arguments.known
             if op.type == "shape" and arguments.state < LOOSE:
                 known = True
-            state = KNOWN if known else (LOOSE if handler.loose or arguments.state == LOOSE or arguments.dynamic else FIXED)
+            loose = arguments.dynamic if handler.loose is None else handler.loose
+            state = KNOWN if known else (LOOSE if loose or arguments.state == LOOSE else FIXED)
             if self.engine.observer is not None:
                 self.engine.observer(op, results)
             for (name, _), value in zip(op.outputs, results, strict=True):
                 values[name], status[name] = value, state
                 slots.setdefault(name, len(slots))
+            results = value = None
             if not known:
                 outputs = tuple(slots[name] for name, _ in op.outputs)
                 steps.append(arguments.step(function, slots, outputs))

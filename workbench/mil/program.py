@@ -9,6 +9,7 @@ program.predict({"token": token}, state=state)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from workbench.mil.graph import Function, Op, all_constants, read_functions, wal
 from workbench.mil.interface import Feature, describe_function
 from workbench.mil.package import Package, read_package
 from workbench.mil.plan import CompiledBlock, Engine
+from workbench.mil.support import unsupported
 from workbench.mil.types import StateType, TensorType, torch_dtype
 
 PRECISIONS = ("native", "emulate", "fp16-weights", "float64")
@@ -47,12 +49,11 @@ class State:
         return np.array(cell.value.detach().cpu().to(torch_dtype(cell.dtype)).numpy())
 
     def write(self, name: str, value: Any) -> None:
-        """Replace one state. Raises InputError when the name or the shape is not right."""
+        """Replace one state. Raises InputError when the name, the shape or the type is not right."""
         cell = self._cell(name)
-        array = np.asarray(value)
-        if array.shape != tuple(cell.value.shape):
-            raise InputError(f"state {name!r} was given {list(array.shape)}", why=f"it is {list(cell.value.shape)}")
-        cell.value = torch.from_numpy(np.array(array)).to(cell.value)
+        feature = Feature(name, "state", cell.dtype, tuple(cell.value.shape))
+        kind = TensorType(cell.dtype, feature.shape)
+        cell.value = to_tensor(feature, kind, value, cell.value.dtype, cell.value.device, allow_nan=True)
 
     def _cell(self, name: str) -> StateCell:
         if name not in self._cells:
@@ -81,6 +82,7 @@ class Program:
         self._kinds = dict(self.function.inputs)
         self._outputs = {item.name: item for item in self.outputs}
         self._refuse_absurd()
+        self._refuse_unsupported()
         self.fused: list[str] = []
         """Attention that runs as one op: the names of the softmax ops it replaces."""
         block = self.function.block
@@ -120,22 +122,33 @@ class Program:
 
     def tensors(self, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> dict[str, torch.Tensor]:
         """The inputs as the program takes them, checked."""
+        if not isinstance(inputs, Mapping):
+            raise InputError(f"inputs are given as {type(inputs).__name__}", why=self._expected(), fix="predict({name: array})")
         known = {feature.name for feature in self.inputs}
         for name in inputs:
             if name not in known:
-                raise InputError(f"there is no input {name!r}", why=f"inputs: {'; '.join(map(str, self.inputs))}")
+                raise InputError(f"there is no input {name!r}", why=self._expected(), fix=self._meant(name))
         found = {}
         for feature in self.inputs:
             kind = self._kinds[feature.name]
             given = inputs.get(feature.name)
             if given is None:
                 if not feature.optional and feature.default is None:
-                    raise InputError(f"input {feature.name!r} is missing", why=f"inputs: {'; '.join(map(str, self.inputs))}")
-                given = np.full([1 if size is None else size for size in kind.shape], feature.default or 0)
+                    raise InputError(f"input {feature.name!r} is missing", why=self._expected())
+                given = np.full(feature.default_shape(), feature.default or 0)
             found[feature.name] = to_tensor(feature, kind, given, self._engine.half, self._engine.device, allow_nan)
             if self._engine.rounds and kind.dtype == "fp16":
                 found[feature.name] = found[feature.name].half().float()
         return found
+
+    def _expected(self) -> str:
+        return f"inputs: {'; '.join(map(str, self.inputs)) or 'none'}"
+
+    def _meant(self, name: Any) -> str | None:
+        if name in {item.name for item in self.states}:
+            return f"{name!r} is a state: state = program.make_state(); predict(inputs, state=state)"
+        near = get_close_matches(str(name), [item.name for item in self.inputs], n=1)
+        return f"did you mean {near[0]!r}?" if near else None
 
     def run(self, tensors: Mapping[str, torch.Tensor], state: State | None = None) -> dict[str, Any]:
         """As `predict`, with torch tensors in and out: no copies, and no checks of the inputs but by the ops themselves."""
@@ -144,9 +157,10 @@ class Program:
     def observe(
         self, inputs: Mapping[str, Any], callback: Callable[[Op, tuple[Any, ...]], None], state: State | None = None
     ) -> dict[str, Any]:
-        """As `predict`, op by op and nothing fused: ``callback(op, results)`` sees every op's tensors as they are made."""
+        """As `predict`, op by op and nothing fused: ``callback(op, results)`` sees every op's tensors as they are made, but for ops
+        of constants alone, which are computed once."""
         if self._plain is None:
-            self._plain = CompiledBlock(self.function.block, self._engine)
+            self._plain = CompiledBlock(self.function.block, self._engine, like=self._block)
         self._engine.observer = callback
         try:
             results = self._run(self._plain, self.tensors(inputs), state)
@@ -155,19 +169,41 @@ class Program:
         return {feature.name: from_value(feature, results[feature.name]) for feature in self.outputs}
 
     def _run(self, block: CompiledBlock, tensors: Mapping[str, torch.Tensor], state: State | None) -> dict[str, Any]:
-        if self.states and state is None:
-            raise InputError(
-                f"the program has states: {', '.join(item.name for item in self.states)}",
-                fix="state = program.make_state(); predict(inputs, state=state)",
-            )
+        self._check_state(state)
         given = []
         for name in block.parameters:
             given.append(state._cell(name) if isinstance(self._kinds[name], StateType) and state is not None else tensors[name])
         self._engine.generator.manual_seed(0)
-        # TF32 is not what the program declares; only CUDA has it.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            results = block(*given)
+        before = [(item, item.value) for item in given if isinstance(item, StateCell)]
+        try:
+            # TF32 is not what the program declares; only CUDA has it.
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+                results = block(*given)
+        except BaseException:  # what failed half-way leaves no half-written state
+            for cell, value in before:
+                cell.value = value
+            raise
         return dict(zip(self.function.block.outputs, results, strict=True))
+
+    def _check_state(self, state: State | None) -> None:
+        if state is None:
+            if not self.states:
+                return
+            raise InputError(
+                f"the program has states: {', '.join(item.name for item in self.states)}",
+                fix="state = program.make_state(); predict(inputs, state=state)",
+            )
+        if not isinstance(state, State):
+            raise InputError(f"the state is {type(state).__name__}", fix="state = program.make_state()")
+        if not self.states:
+            raise InputError("the program has no states, and was given one", fix="predict(inputs)")
+        for feature in self.states:
+            cell = state._cell(feature.name)
+            held = (cell.value.dtype, tuple(cell.value.shape), cell.value.device.type)
+            wanted = (torch_dtype(feature.dtype, self._engine.half), feature.shape, self._engine.device.type)
+            if held != wanted:
+                why = f"it holds {held[0]} {list(held[1])} on {held[2]}, the program's is {wanted[0]} {list(feature.shape or ())} on {wanted[2]}"
+                raise InputError(f"state {feature.name!r} is of another program", why=why, fix="state = program.make_state()")
 
     def _refuse_absurd(self) -> None:
         """Shapes the program itself declares, before anything is allocated."""
@@ -175,9 +211,22 @@ class Program:
             self._fits(name, constant.type)
         for name, kind in self.function.inputs:
             self._fits(name, kind.wrapped if isinstance(kind, StateType) else kind)
+        for feature in self.inputs:
+            self._fits(feature.name, TensorType(feature.dtype, feature.default_shape()))
         for op in walk(self.function.block):
             for name, kind in op.outputs:
                 self._fits(name, kind)
+
+    def _refuse_unsupported(self) -> None:
+        """Every op type that cannot be run, at once."""
+        rows = unsupported(self.function)
+        if rows:
+            raise UnsupportedError(
+                f"{self.package.path}: {len(rows)} op {'type' if len(rows) == 1 else 'types'} cannot be run: "
+                + ", ".join(repr(row.type) for row in rows),
+                why="; ".join(f"{row.type!r}, {row.count} times, first in op {row.example!r}: {row.reason}" for row in rows),
+                fix="see `workbench mil check PACKAGE`; a newer release may know them",
+            )
 
     def _fits(self, name: str, kind: Any) -> None:
         if isinstance(kind, TensorType) and (kind.bytes or 0) > self._engine.budget:
@@ -249,9 +298,16 @@ def _device(name: str) -> torch.device:
 
 
 def _machine_bytes() -> int:
+    """This machine's memory, or what of it a container may use."""
     import os
 
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):  # not on every system
-        return 16 << 30
+        found = 16 << 30
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            found = min(found, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+    return found

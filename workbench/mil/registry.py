@@ -35,7 +35,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property, wraps
+from functools import cache, cached_property
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -130,23 +130,25 @@ class Handler:
     """Only copies or selects values: rounding its result again changes nothing."""
     pure: bool = True
     """The same inputs give the same outputs: constants may be folded."""
-    loose: bool = False
-    """The outputs' shapes depend on the inputs' values."""
+    loose: bool | None = None
+    """Whether the outputs' shapes depend on the inputs' values; None: where a plain parameter (an axis, a size) comes from the run."""
+    holds: tuple[str, ...] = ()
+    """Tensors whose values the bound function keeps (weights it reorders): where one comes from the run, every call binds anew."""
+
+    @cached_property
+    def signature(self) -> tuple[tuple[str, str, Any], ...]:
+        """(name, kind, default or inspect.Parameter.empty) of every parameter, in order; kinds: tensor, tensors, int, float, bool,
+        str, ints, floats, bools, dtype, blocks, any, context."""
+        found = inspect.signature(self.function, eval_str=True).parameters
+        return tuple(
+            (name, "context" if name == "context" else _kind(parameter.annotation), parameter.default)
+            for name, parameter in found.items()
+        )
 
     @cached_property
     def parameters(self) -> dict[str, tuple[str, Any]]:
-        """name -> (kind, default or inspect.Parameter.empty); kinds: tensor, tensors, int, float, bool, str, ints, floats,
-        bools, dtype, any. Without ``context``."""
-        found = {}
-        for name, parameter in inspect.signature(self.function, eval_str=True).parameters.items():
-            if name == "context":
-                continue
-            found[name] = (_kind(parameter.annotation), parameter.default)
-        return found
-
-    @cached_property
-    def wants_context(self) -> bool:
-        return "context" in inspect.signature(self.function).parameters
+        """name -> (kind, default), as `signature` has them, without ``context``."""
+        return {name: (kind, default) for name, kind, default in self.signature if kind != "context"}
 
 
 def _kind(annotation: Any) -> str:
@@ -160,20 +162,6 @@ def _kind(annotation: Any) -> str:
     return plain.get(annotation, "any")
 
 
-def _context_last(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` taking its ``context`` last, as handlers are called, wherever it stands in the signature."""
-    names = list(inspect.signature(function).parameters)
-    if "context" not in names[:-1]:
-        return function
-    place = names.index("context")
-
-    @wraps(function)
-    def called(*arguments: Any) -> Any:
-        return function(*arguments[:place], arguments[-1], *arguments[place:-1])
-
-    return called
-
-
 _HANDLERS: dict[str, dict[str, Handler]] = {}
 
 
@@ -183,23 +171,22 @@ class Family:
     def __init__(self, module: str):
         self.module = module
 
-    def op(self, *names: str, since: str = "iOS15", module: str | None = None, **marks: bool) -> Callable[[Any], Any]:
+    def op(self, *names: str, since: str = "iOS15", module: str | None = None, **marks: Any) -> Callable[[Any], Any]:
         """Declare a handler for these op types from opset ``since`` on. ``module``: where that opset defines it, if elsewhere.
-        ``marks``: moves, pure, loose (see Handler)."""
+        ``marks``: moves, pure, loose, holds (see Handler)."""
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            called = _context_last(function)
             for name in names:
                 source = f"coremltools ops/defs/{since}/{module or self.module}.py: {name}"
                 versions = _HANDLERS.setdefault(name, {})
                 if since in versions:
                     raise ValueError(f"two handlers for {name} from {since}")
-                versions[since] = Handler(name, since, source, called, **marks)
+                versions[since] = Handler(name, since, source, function, **marks)
             return function
 
         return register
 
-    def bind(self, *names: str, since: str = "iOS15", module: str | None = None, **marks: bool) -> Callable[[Any], Any]:
+    def bind(self, *names: str, since: str = "iOS15", module: str | None = None, **marks: Any) -> Callable[[Any], Any]:
         """As `op`, for a handler that returns the function to call."""
         return self.op(*names, since=since, module=module, binds=True, **marks)
 

@@ -46,15 +46,27 @@ def finishing(
             found.append(None)
             continue
         wanted = torch_dtype(kind.dtype, half)
+        _check_kind(op, name, kind, value)
         if rounds and kind.dtype == "fp16" and not handler.moves:
             found.append(_round_to_half)
-        elif value.dtype != wanted:
-            if (kind.dtype in FLOATS) != value.is_floating_point() or (wanted == torch.bool) != (value.dtype == torch.bool):
-                raise ExecutionError(f"op {op.name!r} ({op.type}) gave {name!r} as {value.dtype}, the program declares {kind}")
-            found.append(partial(_to, wanted))
+        elif op.blocks:  # another branch, or no round of a loop, may give another type at another call
+            found.append(partial(_brought, op, name, kind, wanted))
         else:
-            found.append(None)
+            found.append(None if value.dtype == wanted else partial(_to, wanted))
     return None if all(item is None for item in found) else tuple(found)
+
+
+def _check_kind(op: Op, name: str, kind: TensorType, value: torch.Tensor) -> None:
+    """Raises ExecutionError where a float is declared and it is none, or the other way round, or with booleans."""
+    if (kind.dtype in FLOATS) != value.is_floating_point() or (kind.dtype == "bool") != (value.dtype == torch.bool):
+        raise ExecutionError(f"op {op.name!r} ({op.type}) gave {name!r} as {value.dtype}, the program declares {kind}")
+
+
+def _brought(op: Op, name: str, kind: TensorType, dtype: torch.dtype, value: Any) -> Any:
+    if value.dtype == dtype:
+        return value
+    _check_kind(op, name, kind, value)
+    return value.to(dtype)
 
 
 def _to(dtype: torch.dtype, value: Any) -> Any:

@@ -111,6 +111,8 @@ CENTRED = np.stack(
 UNIT = np.float32([[0, 0.25, 1, 0.5], [0.125, 0, 0.75, 1], [0.5, 0.5, 0.5, 0.5]])
 """Exact in binary; times 4 and 5 they are pixels."""
 PIXELS = UNIT * np.float32([4, 5, 4, 5])
+THEIRS = np.float32([[0.1, 0.3, 1.3, 1.0], [0.5, 1.8, 1.0, 0.3], [0.0, 0.4, 0.6, 0.7]])
+"""Normalized boxes of coremltools' own iOS16 test."""
 LAYOUTS = {
     "CORNERS_HEIGHT_FIRST": BOXES,
     "CORNERS_WIDTH_FIRST": BOXES[:, [1, 0, 3, 2]],
@@ -164,12 +166,12 @@ RESIZED += [
         "integer-boxes",
         tolerance=4e-6,
     ),
-    Case(  # the boxes, the image and the values of coremltools' iOS16 test, which runs on devices
+    Case(
         "crop_resize",
         "iOS16",
         lambda x: mb.crop_resize(
             x=x,
-            roi=np.float32([[0, 0.1, 0.3, 1.3, 1], [0, 0.5, 1.8, 1.0, 0.3], [0, 0.0, 0.4, 0.6, 0.7]]).reshape(3, 1, 5, 1, 1),
+            roi=np.insert(THEIRS, 0, 0, axis=1).reshape(3, 1, 5, 1, 1),
             target_height=2,
             target_width=2,
             normalized_coordinates=True,
@@ -177,8 +179,8 @@ RESIZED += [
             pad_value=10.0,
         ),
         {"x": np.arange(1, 17, dtype=np.float32).reshape(1, 1, 4, 4)},
-        lambda x: np.float32([3.1, 5.2, 10, 10, 10, 7.9, 10, 13.9, 2.2, 3.1, 9.4, 10.3]).reshape(3, 1, 1, 2, 2),
-        "values that coremltools tests on devices",
+        lambda x: np.stack([[cropped(x[0], box * 3.0, (2, 2), "ALIGN_CORNERS", 10.0)] for box in THEIRS.astype(np.float64)]),
+        "scipy, the notes of resize_bilinear",
         "numbered-images",
     ),
 ]
@@ -189,6 +191,15 @@ CASES = CROPS + RESIZED
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_golden(case, tmp_path):
     check(case, tmp_path)
+
+
+def test_the_witness_gives_what_coremltools_tests_expect_of_core_ml():
+    """Their iOS16 test prints three digits; and their iOS14 tests of one box in corners and of one that is turned."""
+    image = np.arange(1, 17).reshape(1, 4, 4)
+    found = [cropped(image, box * 3.0, (2, 2), "ALIGN_CORNERS", 10.0) for box in THEIRS.astype(np.float64)]
+    np.testing.assert_allclose(np.ravel(found), [3.1, 5.2, 10, 10, 10, 7.899, 10, 13.9, 2.2, 3.1, 9.4, 10.3], atol=0.0011)
+    np.testing.assert_allclose(np.ravel(cropped(image, (1, 1, 2, 2), (1, 1), "ALIGN_CORNERS")), [8.5])
+    np.testing.assert_allclose(np.ravel(cropped(image, (2, 2, 1, 1), (2, 2), "ALIGN_CORNERS")), [11, 10, 7, 6])
 
 
 @pytest.mark.parametrize("since", ["iOS15", "iOS16"])

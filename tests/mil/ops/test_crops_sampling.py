@@ -130,7 +130,7 @@ CASES += [
         "numpy rint",
         "half-way-to-even",
     ),
-    Case(  # the image, the places and the values of coremltools' iOS15 test, which runs on devices
+    Case(  # the image, the places and the values of coremltools' own iOS15 test
         "resample",
         "iOS15",
         lambda x, coordinates: (
@@ -147,7 +147,7 @@ CASES += [
             np.float32(values).reshape(1, 1, 2, 2)
             for values in ([8.585, 6.17, 27.5, 6.17], [11, 11, 11, 44], [22, 36.3, 11, 34.1], [22, 33, 11, 33])
         ),
-        "values that coremltools tests on devices",
+        "values that coremltools' own tests expect of Core ML",
         "four-modes",
     ),
 ]
@@ -224,7 +224,7 @@ CASES += [
         _affine((3, 3), True),
         {"x": np.float32([11, 22, 33, 44]).reshape(1, 1, 2, 2), "matrix": np.float32([[-1, -2, -3.7, -1, 3.5, 1.2]])},
         lambda x, matrix: np.float32([10.7525, 2.5025, 0, 1.98, 0, 0, 0, 0, 0]).reshape(1, 1, 3, 3),
-        "values that coremltools tests on devices",
+        "values that coremltools' own tests expect of Core ML",
         "coremltools",
     )
 ]

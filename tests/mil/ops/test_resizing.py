@@ -101,7 +101,7 @@ UPSAMPLED += [
         ),
         {"x": np.float32([1.5, -2.5, 3.5]).reshape(1, 1, 1, 3)},
         lambda x: (np.tile(x[..., :2], (1, 1, 3, 1)), np.tile(x, (1, 1, 2, 1))),
-        "values that coremltools tests on devices",
+        "values that coremltools' own tests expect of Core ML",
         "fractions",
     ),
 ]
@@ -247,14 +247,14 @@ RESIZE += resize(
     interpolation_mode="NEAREST_NEIGHBOR",
 )
 RESIZE += resize("integers-linear", WHOLE, (7, 3), 2, lambda x: np.rint(linear(x, (7, 3), "DEFAULT")).astype(np.int32))
-RESIZE += [  # coremltools' iOS17 tests on devices: 2 elements to 3
+RESIZE += [  # coremltools' own iOS17 test: 2 elements to 3
     Case(
         "resize",
         "iOS17",
         lambda x: mb.resize(x=x, shape=[1, 1, 3, 2], resized_dims=np.uint32(2), interpolation_mode="NEAREST_NEIGHBOR"),
         {"x": np.float32([-6.174, 9.371]).reshape(1, 1, 1, 2, 1)},
         lambda x: np.repeat(x[:, :, :, [0, 1, 1]], 2, axis=4),
-        "values that coremltools tests on devices",
+        "values that coremltools' own tests expect of Core ML",
         "nearest-2-to-3",
     )
 ]

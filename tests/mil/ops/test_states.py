@@ -111,7 +111,7 @@ def test_states_are_read_and_written_from_outside(tmp_path):
     seen = state.read("total")
     seen[:] = -1  # so was here
     np.testing.assert_array_equal(state.read("total"), [11, 22, 33])
-    with pytest.raises(InputError, match="it is"):
+    with pytest.raises(InputError, match="has the shape"):
         state.write("total", np.zeros(2))
     with pytest.raises(InputError, match="states: total, count"):
         state.read("nothing")

@@ -52,7 +52,7 @@ class TensorList(list):
         return made
 
 
-@lists.op("make_list")
+@lists.op("make_list", loose=True)
 def make_list(
     elem_shape: Tensors, context: Context, init_length: int = 1, dynamic_length: bool = True, dtype: Dtype = torch.float32
 ) -> Any:

@@ -7,7 +7,7 @@ What the docstrings leave open follows Core ML's layer definitions (mlmodel/form
 BiDirectionalLSTMLayerParams) and the cases that coremltools compares with devices (ops/tests/iOS14/test_recurrent.py):
 ``reverse`` gives its outputs in the order in which it computes them, last step first, while the backward half of ``bidirectional``
 is aligned with time; ``scaled_tanh`` is tanh and ``hard_sigmoid`` is 0.2 x + 0.5 cut to [0, 1]. Weights are const in MIL, so
-what is made of them when an op is bound stays.
+what is made of them when an op is bound stays (``holds``).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _unrolled(x: Tensor, h: Tensor, step: Callable[..., Tensor], sequence: bool)
     return (torch.stack(every) if sequence else h[None]), h
 
 
-@recurrent.bind("rnn")
+@recurrent.bind("rnn", holds=("weight_ih", "weight_hh", "bias"))
 def rnn(
     x: Tensor,
     initial_h: Tensor,
@@ -94,7 +94,7 @@ def rnn(
     return steps
 
 
-@recurrent.bind("gru", since="iOS18")
+@recurrent.bind("gru", since="iOS18", holds=("weight_ih", "weight_hh", "bias", "input_bias"))
 def gru(
     x: Tensor,
     initial_h: Tensor,
@@ -154,7 +154,7 @@ def gru(
     return steps
 
 
-@recurrent.bind("gru")
+@recurrent.bind("gru", holds=("weight_ih", "weight_hh", "bias"))
 def gru_reset_before(
     x: Tensor,
     initial_h: Tensor,
@@ -169,7 +169,13 @@ def gru_reset_before(
     return gru(x, initial_h, weight_ih, weight_hh, bias, direction, output_sequence, recurrent_activation, activation)
 
 
-@recurrent.bind("lstm")
+@recurrent.bind(
+    "lstm",
+    holds=(
+        *("weight_ih", "weight_hh", "bias", "peephole"),
+        *("weight_ih_back", "weight_hh_back", "bias_back", "peephole_back"),
+    ),
+)
 def lstm(
     x: Tensor,
     initial_h: Tensor,

@@ -32,7 +32,7 @@ def slice_by_index(
     return lambda x: x[index]
 
 
-@slices.bind("slice_update", since="iOS18", moves=True)
+@slices.bind("slice_update", since="iOS18", moves=True, loose=False)
 def slice_update(
     x: Tensor,
     update: Tensor,
