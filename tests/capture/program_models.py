@@ -51,13 +51,18 @@ def example(seed=0):
     return torch.from_numpy(numpy.random.default_rng(seed).standard_normal((2, WIDTH)).astype(numpy.float32))
 
 
-def package(path: Path, *, half=False, source=None, **more) -> Path:
-    """Converted from an exported program, or from ``source``."""
+def package(path: Path, **more) -> Path:
+    converted(**more).save(str(path))
+    return path
+
+
+def converted(*, half=False, source=None, **more):
+    """From an exported program, or from ``source``."""
     import coremltools
 
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     kind = coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32
-    model = coremltools.convert(
+    return coremltools.convert(
         source if source is not None else exported(),
         convert_to="mlprogram",
         minimum_deployment_target=coremltools.target.iOS17,
@@ -65,8 +70,6 @@ def package(path: Path, *, half=False, source=None, **more) -> Path:
         skip_model_load=True,
         **more,
     )
-    model.save(str(path))
-    return path
 
 
 def traced_package(path: Path, **more) -> Path:

@@ -10,7 +10,7 @@ for runtime in ("torch", "coremltools"):
 
 from tests.capture.program_models import WIDTH, example, make, package, with_other_op  # noqa: E402
 from workbench.capture.program import capture_program, open_package  # noqa: E402
-from workbench.capture.program_inputs import ProgramItem, random_inputs, read_inputs  # noqa: E402
+from workbench.capture.program_inputs import ProgramItem, given_inputs, random_inputs, read_inputs  # noqa: E402
 from workbench.capture.program_names import layer_names, normal, numbers  # noqa: E402
 from workbench.capture.readings import Readings  # noqa: E402
 from workbench.errors import BundleError, DataError, UsageError  # noqa: E402
@@ -250,3 +250,19 @@ def test_a_capture_of_a_program_is_no_input_of_a_language_model(captured):
     with pytest.raises((UsageError, BundleError)) as caught:
         read_items([captured[False]])
     assert "input_ids" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("array", "word"),
+    [(numpy.array(["a"]), "holds <U1"), (numpy.ones(3, complex), "complex128"), (numpy.full(3, 1e300), "beyond float32")],
+)
+def test_inputs_that_are_no_numbers_are_refused(packages, array, word):
+    with pytest.raises(UsageError, match=word):
+        given_inputs(Readings(packages[False]).program, {"x": array})
+
+
+def test_a_file_that_is_no_zip_is_not_called_a_pickle(tmp_path, packages):
+    (tmp_path / "x.npz").write_bytes(b"nonsense")
+    with pytest.raises(DataError) as caught:
+        read_inputs(Readings(packages[False]).program, [tmp_path / "x.npz"])
+    assert "no zip" in str(caught.value) and "pickle" not in str(caught.value)

@@ -1,9 +1,9 @@
-"""Which value of a twin is which value of a program: by name, by what it holds, and never by its shape or place alone."""
+"""Which output of a twin is which output of a program: by name, by what it holds, and never by its shape or place alone."""
 
 import numpy
 import pytest
 
-from workbench.capture.matching import Known, align, distance, match_outputs
+from workbench.capture.matching import distance, match_outputs
 from workbench.errors import UsageError
 
 
@@ -75,46 +75,3 @@ def test_names_that_only_count_are_believed_only_from_the_same_count():
 def test_distance_is_relative_and_never_a_number_that_hides_something():
     assert distance(A, A) == 0 and distance(A, 2 * A) == pytest.approx(1)
     assert distance(numpy.zeros(3), numpy.ones(3)) == numpy.inf
-
-
-def cosine(one, other):
-    return float((one * other).sum() / numpy.sqrt((one**2).sum() * (other**2).sum()))
-
-
-def known(**arrays):
-    return {
-        name: Known(array.shape, lambda other, array=array: cosine(array, other.reshape(array.shape)))
-        for name, array in arrays.items()
-    }
-
-
-READERS = {"first": {"second"}, "second": {"output.y"}}
-
-
-def test_inner_values_align_by_their_normal_names():
-    found = align(known(first=A, second=B), {"second": near(B), "first:0": near(A), "other": C}, READERS, {}, counted=False)
-    assert found == {"first:0": "first", "second": "second"}
-
-
-def test_a_fault_is_kept_as_a_pair():
-    found = align(known(first=A, second=B), {"first": noise(5), "second": noise(6)}, READERS, {"output.y": 0.1}, counted=False)
-    assert found == {"first": "first", "second": "second"}
-
-
-def test_a_name_that_means_another_value_is_no_pair():
-    """What is computed from the program's value agrees with the twin, so the value is right and the name misleads."""
-    found = align(known(first=A, second=B), {"first": noise(5), "second": near(B)}, READERS, {}, counted=False)
-    assert found == {"second": "second"}
-    found = align(known(first=A), {"first": noise(5)}, {"first": {"output.y"}}, {"output.y": 0.999999}, counted=False)
-    assert found == {}
-
-
-def test_counted_names_need_the_first_of_them_to_agree():
-    layers, twin = known(var_3=A, var_4=B), {"3": noise(5), "4": noise(6)}
-    assert align(layers, twin, {}, {}, counted=False) == {}
-    assert align(layers, twin, {}, {}, counted=True) == {"3": "var_3", "4": "var_4"}
-    assert align(layers, {"3": near(A), "4": noise(6)}, {}, {}, counted=False) == {"3": "var_3", "4": "var_4"}
-
-
-def test_shapes_that_cannot_be_compared_do_not_align():
-    assert align(known(first=A), {"first": noise(1, (2, 9))}, {}, {}, counted=False) == {}

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -16,8 +17,8 @@ from tests.capture.program_models import damaged, example, make, onnx_file, pack
 from workbench.capture.program import capture_program, open_package  # noqa: E402
 from workbench.capture.program_inputs import ProgramItem  # noqa: E402
 from workbench.capture.readings import Readings  # noqa: E402
-from workbench.capture.twin_session import capture_twin  # noqa: E402
-from workbench.capture.twins import matched_inputs, open_twin  # noqa: E402
+from workbench.capture.twin_session import Names, capture_twin, sparse, usable  # noqa: E402
+from workbench.capture.twins import Values, matched_inputs, open_twin  # noqa: E402
 from workbench.errors import UsageError  # noqa: E402
 from workbench.parity.ladder import compare  # noqa: E402
 from workbench.run.layer_records import LayerRecords  # noqa: E402
@@ -206,3 +207,64 @@ def test_a_mask_that_fp16_cannot_hold_is_no_fault(tmp_path, factory, half):
     comparison = compare(made, run)
     assert comparison.verdict.name == "AGREE", comparison.verdict.sentence
     assert any(layer.startswith("output.") for layer in layers_of(comparison))
+
+
+class Shifting:
+    """A twin whose graph numbers its values otherwise in float64."""
+
+    label, precisions, notes, counted = "torch:net.pt", ["float32", "float64"], [], False
+
+    def __init__(self, other):
+        self.other = other
+
+    def run(self, arrays, precision):
+        inner = {self.other: numpy.ones(3)} if precision == "float64" else {"input.3": numpy.ones(3)}
+        return Values({"y": numpy.ones(2)}, inner)
+
+
+def test_a_precision_in_which_names_mean_other_values_is_left_out():
+    item = ProgramItem("one", {}, "")
+    assert usable(Shifting("input.3"), item) == (["float32", "float64"], [])
+    found, notes = usable(Shifting("input.5"), item)
+    assert found == ["float32"] and "not run in float64: its graph has other values there" in notes[0]
+
+
+def test_few_aligned_values_are_said():
+    readings = SimpleNamespace(names={f"v{n}": f"v{n}" for n in range(9)})
+    names = [Names([], {}, {f"t{n}": f"v{n}" for n in range(count)}) for count in (2, 3)]
+    (note,) = sparse(readings, Shifting(""), names[0])
+    assert note.startswith("of 9 inner values of the program 2 were found in torch:net.pt") and "factory" in note
+    assert sparse(readings, Shifting(""), names[1]) == []
+
+
+def test_a_named_input_must_be_one_of_the_twins():
+    with pytest.raises(UsageError, match="no input 'z'"):
+        matched_inputs(["x"], {"x": 1}, {"x": "z"})
+
+
+def test_an_output_that_another_module_returns_elsewhere_is_no_fault(cases, tmp_path):
+    """A wrapper that swaps two outputs shifts what a trace counts."""
+    code = tmp_path / "swapped.py"
+    code.write_text(
+        "import torch\nfrom tests.capture.program_models import make as inner\n"
+        "class Swapped(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.net = inner()\n"
+        "    def forward(self, x):\n        a, b = self.net(x)\n        return b, a\n"
+        "def make():\n    return Swapped().eval()\n"
+    )
+    comparison = compare(cases["trace32"].against(f"{code}:make"), cases["trace32"].run)
+    assert comparison.verdict.name == "AGREE", comparison.verdict.sentence
+
+
+def test_relu_in_place_is_no_fault(tmp_path):
+    """What follows nearly every convolution of torchvision: values are what an op put out, not what was written into them later."""
+    torch.manual_seed(0)
+    parts = [torch.nn.Linear(12, 16), torch.nn.ReLU(inplace=True), torch.nn.Linear(16, 8)]
+    model = torch.nn.Sequential(*parts).eval()
+    import coremltools
+
+    traced = torch.jit.trace(model, example())
+    path = package(tmp_path / "net.mlpackage", source=traced, inputs=[coremltools.TensorType(name="x", shape=(2, 12))])
+    case = Case(path, tmp_path / "runs")
+    comparison = compare(case.against(model), case.run)
+    assert comparison.verdict.name == "AGREE" and len(layers_of(comparison)) == 3

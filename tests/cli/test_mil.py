@@ -11,6 +11,7 @@ for runtime in ("torch", "coremltools"):
 from tests.capture import program_models  # noqa: E402
 from tests.capture.program_models import example, make, onnx_file, package, with_other_op  # noqa: E402
 from workbench.cli.main import main  # noqa: E402
+from workbench.cli.mil_check import LINE, aligned  # noqa: E402
 
 FACTORY = f"{program_models.__file__}:make"
 DAMAGED = f"{program_models.__file__}:damaged"
@@ -255,3 +256,25 @@ def test_a_stateful_program_keeps_its_state_over_steps(here, capsys):
         assert code == 0 and json.loads(out)["outputs"][0]["max"] == steps
     code, out, _ = call(capsys, "check", "counter.mlpackage")
     assert code == 0 and "states: total" in out
+
+
+def test_compressed_weights_are_named_and_their_share_of_the_error_is_said(here, capsys):
+    pytest.importorskip("sklearn")
+    import coremltools.optimize.coreml as compressing
+
+    settings = compressing.OpPalettizerConfig(mode="uniform", nbits=2, weight_threshold=0)
+    model = compressing.palettize_weights(program_models.converted(), compressing.OptimizationConfig(settings))
+    model.save("small.mlpackage")
+    code, out, err = call(capsys, "check", "small.mlpackage", "--against", FACTORY)
+    assert code == 1 and "3 of 3 weights are compressed: " in out and "100 % of the error's energy is in the stored values" in out
+    assert "items/s" not in out + err and "1/1" in err
+
+
+def test_names_that_steer_a_terminal_are_shown_and_bounded(packages, here, capsys):
+    name = "net\u202e\x1b[2J.mlpackage"
+    (here / name).symlink_to(packages[False])
+    numpy.savez("\x1b[31m.npz", x=example().numpy())
+    code, out, err = call(capsys, "check", name, "--inputs", "\x1b[31m.npz")
+    assert code == 0 and "\x1b" not in out + err and "\u202e" not in out + err
+    aligned(("a", "b"), [("n" * 10_000, "m" * 10_000)])
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 2 * LINE

@@ -14,6 +14,8 @@ from workbench.fingerprint import of_file
 from workbench.parity.sides import read_sides
 from workbench.report import write
 from workbench.report.program import program_views
+from workbench.run.bundle import Run
+from workbench.run.summary import print_table
 
 LAYERS = ("first", "second", "output.scores", "output.shares")
 HALF = {"float16": 1e-3, "float64": 0.0, "emulate": 5e-4, "fp16-weights": 1e-5}
@@ -287,6 +289,21 @@ def test_no_report_shows_a_time_of_reference_evidence(tmp_path, answers):
         sides, comparisons = compared(*folders) if len(folders) > 1 else ([], [])
         assert not any(number in str(each) for each in comparisons for number in TIMES)
     assert "no timing: a reference executor" in (tmp_path / "out3" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("evidence", ["reference", "host"])
+def test_frames_and_tables_hold_no_time_of_reference_evidence(tmp_path, answers, capsys, evidence):
+    """``host``: so that this can fail."""
+    pandas = pytest.importorskip("pandas")
+    runs = [timed(make_run(tmp_path, f"demo:{name}", answers, evidence=evidence)) for name in "ab"]
+    _, (comparison,) = compared(*runs)
+    frames = [Run(runs[0]).to_frame(), comparison.to_frame()]
+    seconds = [frame[name] for frame in frames for name in frame.columns if name.endswith("seconds")]
+    assert len(seconds) == 4 and {bool(each.notna().any()) for each in seconds} == {evidence == "host"}
+    assert isinstance(frames[0], pandas.DataFrame) and len(frames[0]) == len(answers)
+    print_table([Run(runs[0])])
+    shown = capsys.readouterr().out + json.dumps(Run(runs[0]).results)
+    assert any(number in shown for number in TIMES) is (evidence == "host")
 
 
 def test_the_same_times_of_host_evidence_are_shown(tmp_path, answers):

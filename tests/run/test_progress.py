@@ -58,3 +58,14 @@ def test_performance_counts_only_items_with_a_timing():
     assert found["n"] == 2 and found["items_per_second"] == 0.5 and found["tokens_per_second"] == 1.0
     assert found["item_seconds"]["median"] == 2.0 and found["first_token_seconds"] is None and found["evidence"] == "host"
     assert performance([])["items_per_second"] is None
+
+
+def test_a_reference_executor_shows_no_speed_and_names_steer_no_terminal():
+    for rate in (True, False):
+        stream = io.StringIO()
+        shown = progress.PlainLines(stream, rate=rate)
+        shown.start("capture  \x1b[2Jnet\u202e", 2, 0)
+        shown.update(2, "one\x07")
+        shown.finish()
+        assert ("items/s" in stream.getvalue()) is rate and "2/2" in stream.getvalue()
+        assert not {"\x1b", "\u202e", "\x07"} & set(stream.getvalue())

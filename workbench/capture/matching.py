@@ -1,4 +1,4 @@
-"""Which value of a twin is which value of the program: outputs by name, then by what they hold; inner values by their normal names.
+"""Which output of a twin is which output of the program: by name, then by what they hold (``capture.aligning``: inner values).
 
     match_outputs({"Identity": a, "Identity_1": b}, {"StatefulPartitionedCall:1": b, "StatefulPartitionedCall:0": a}, {})
     # [Match("Identity", "StatefulPartitionedCall:0", "holds the same values: error 2e-07, the next best 0.9"), ...]
@@ -8,7 +8,7 @@ Twins order their outputs differently, and two of them may share a shape: neithe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
@@ -19,8 +19,6 @@ from workbench.metrics.drift import alignable
 
 CLEAR = 10.0
 """The best fit must be so many times nearer than the next."""
-ALIKE, UNLIKE = 0.9999, 0.8
-"""Cosines above and below which two values certainly are one, or not: a rounded copy is above, another value of a network far below."""
 
 
 @dataclass(frozen=True)
@@ -119,57 +117,3 @@ def distance(one: Any, other: Any) -> float:
         size = float((a[both] ** 2).sum())
         gap = float(((a[both] - b[both]) ** 2).sum())
     return (gap / size) ** 0.5 if size else (inf if gap else 0.0)
-
-
-@dataclass
-class Known:
-    """One value of the program on the first input."""
-
-    shape: Sequence[int]
-    likeness: Callable[[Any], float]
-    """The cosine between it and an array of the twin's; -1 where they differ grossly in size, or in which values are finite."""
-
-
-def align(
-    layers: Mapping[str, Known],
-    twin: Mapping[str, Any],
-    readers: Mapping[str, Iterable[str]],
-    outputs: Mapping[str, float],
-    *,
-    counted: bool,
-) -> dict[str, str]:
-    """``{twin's value: the program's layer}`` for inner values with the same normal name that hold one value.
-
-    A name alone may mislead: converters count values, and another trace counts others. ``readers``: which layers are computed from
-    a layer; ``outputs``: likeness of matched outputs. A pair that departs is no pair where what is computed from the program's value agrees with the twin: it then stands under a
-    name that means something else there, or holds what nobody reads (a mask of -3e38 in the one, -inf in the other). ``counted``: believe names that only count, if the first of them agrees.
-    """
-    by_name: dict[str, str] = {}
-    for name in twin:
-        by_name.setdefault(normal(name), name)
-    pairs = {
-        layer: by_name[layer]
-        for layer, known in layers.items()
-        if layer in by_name and alignable(known.shape, twin[by_name[layer]].shape)
-    }
-    likeness = {layer: layers[layer].likeness(twin[other]) for layer, other in pairs.items()} | dict(outputs)
-    counting = [layer for layer in pairs if numbers(layer)]
-    if counting and not (counted or likeness[counting[0]] > ALIKE):
-        pairs = {layer: other for layer, other in pairs.items() if layer not in counting}
-    kept = {}
-    for layer, other in pairs.items():
-        if likeness[layer] < UNLIKE and any(likeness.get(reader, 0.0) > ALIKE for reader in downstream(layer, readers)):
-            continue
-        kept[other] = layer
-    return kept
-
-
-def downstream(layer: str, readers: Mapping[str, Iterable[str]]) -> set[str]:
-    found: set[str] = set()
-    waiting = [layer]
-    while waiting:
-        for each in readers.get(waiting.pop(), ()):
-            if each not in found:
-                found.add(each)
-                waiting.append(each)
-    return found

@@ -125,7 +125,7 @@ def capture_program(
     def run_item(item: ProgramItem) -> Recorded:
         return readings.records(item), {"findings": watched(readings, item)}
 
-    return record(
+    run = record(
         folder,
         manifest,
         items,
@@ -135,6 +135,8 @@ def capture_program(
         notes=[],
         progress=progress,
     )
+    readings.release()
+    return run
 
 
 def watched(readings: Readings, item: ProgramItem) -> list[dict[str, Any]]:

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from workbench.errors import DataError, UsageError
 from workbench.fingerprint import of_json
 from workbench.models.seen import as_array, digest
 
+LARGEST = 3.4028234663852886e38
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -89,6 +91,8 @@ def read_npz(path: Path) -> dict[str, Any]:
         raise DataError(f"there is no file {str(path)!r}", fix="--inputs X.npz, made with numpy.savez('X.npz', NAME=array, ...)")
     if path.suffix.lower() != ".npz":
         raise DataError(f"{path.name} is no .npz", why="inputs have names", fix="--inputs X.npz, or --inputs NAME=picture.png")
+    if not is_zipfile(path):  # numpy takes it for a pickle and says how to load one
+        raise DataError(f"{path} cannot be read as named arrays", why="it is no zip of arrays", fix="make it with numpy.savez")
     try:
         with numpy.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -148,7 +152,19 @@ def checked(program: Any, arrays: Mapping[str, Any], where: str) -> dict[str, An
         said = [f"it lacks {', '.join(missing)}"] if missing else []
         said += [f"the program has no input {', '.join(strange)}"] if strange else []
         raise UsageError(f"{where} do not fit", why="; ".join(said), fix=f"inputs: {'; '.join(map(str, program.inputs))}")
-    return {name: as_array(arrays[name]) for name in known if name in arrays}
+    return {name: as_array(number(name, arrays[name], where)) for name in known if name in arrays}
+
+
+def number(name: str, array: Any, where: str) -> Any:
+    """Raises UsageError for what is no real number, or beyond float32."""
+    import numpy
+
+    found = numpy.asarray(array)
+    if found.dtype.kind not in "fiub":
+        raise UsageError(f"{where}: input {name!r} holds {found.dtype}", why="a program takes floats, whole numbers and booleans")
+    if found.dtype == numpy.float64 and found.size and bool((numpy.isfinite(found) & (abs(found) > LARGEST)).any()):
+        raise UsageError(f"{where}: input {name!r} holds values beyond float32", why=f"the largest is {numpy.abs(found).max():.3g}")
+    return array
 
 
 def random_inputs(program: Any, count: int = 1) -> list[ProgramItem]:

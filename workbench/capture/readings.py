@@ -39,7 +39,8 @@ def told() -> Iterator[None]:
     try:
         yield
     except MilError as error:
-        raise UsageError(error.what, why=error.why, fix=error.fix) from error
+        python = error.fix is not None and "(" in error.fix  # a call of the executor is nothing to type in a shell
+        raise UsageError(error.what, why=error.why, fix=None if python else error.fix) from error
 
 
 class Recorder(Accumulating):
@@ -94,6 +95,10 @@ class Readings:
             if self.holds or reading == "native":
                 self.loaded[reading] = program
             return program
+
+    def release(self) -> None:
+        """Give back the memory of all but the program's own reading: a twin needs as much."""
+        self.loaded = {"native": self.program}
 
     def records(self, item: ProgramItem) -> dict[str, dict[str, Record]]:
         """``{pass: {layer: Record}}`` of one item."""

@@ -12,6 +12,15 @@ from typing import Any
 
 from workbench.capture.twins import Values
 
+VIEWS = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("view", "reshape", "slice", "select", "transpose", "permute", "unsqueeze", "squeeze", "expand", "expand_as", "narrow"),
+        *("flatten", "t", "detach", "contiguous", "view_as", "reshape_as", "alias", "numpy_T", "swapaxes", "movedim", "unflatten"),
+    )
+)
+"""Ops that may put out the memory that they were given."""
+
 
 @dataclass
 class Graph:
@@ -27,7 +36,27 @@ class Graph:
 
 def plain_graph(module: Any) -> Graph:
     """A module that is only called: outputs by their keys or places."""
-    return Graph(None, lambda tensors: Values(flat(module(*tensors))))
+    back = rewind(module)
+
+    def run(tensors: Sequence[Any]) -> Values:
+        back()
+        return Values(flat(module(*tensors)))
+
+    return Graph(None, run)
+
+
+def rewind(module: Any) -> Callable[[], None]:
+    """What puts a module's buffers back as they are now: every run begins with the state of the first, as a program's does."""
+    import torch
+
+    with torch.no_grad():
+        held = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+
+    def back() -> None:
+        for buffer, first in held:
+            buffer.copy_(first)
+
+    return back
 
 
 def flat(result: Any) -> dict[str, Any]:
@@ -67,7 +96,10 @@ def exported_graph(program: Any, precision: str) -> Graph:
         if node.op == "placeholder" and hasattr(node.meta.get("val"), "dtype") and not node.meta["val"].is_floating_point()
     }
 
+    back = rewind(module)
+
     def run(tensors: Sequence[Any]) -> Values:
+        back()
         inner: dict[str, Any] = {}
 
         class Recording(torch.fx.Interpreter):
@@ -100,7 +132,8 @@ def script_graph(module: Any, traced: bool = False) -> Graph:
     named = output_names(returned)
     values = [value for node in graph.nodes() for value in node.outputs() if isinstance(value.type(), torch._C.TensorType)]
     names = [value.debugName() for value in values]
-    both = [*returned, *values]
+    unwritten = before_writes(graph)
+    both = [*returned, *(unwritten.get(name, value) for name, value in zip(names, values, strict=True))]
     bundle = graph.create("prim::TupleConstruct", both, 1)
     graph.appendNode(bundle)
     bundle.output().setType(torch._C.TupleType([value.type() for value in both]))
@@ -109,7 +142,11 @@ def script_graph(module: Any, traced: bool = False) -> Graph:
     graph.registerOutput(bundle.output())
     function = torch._C._create_function_from_graph("forward", graph)
 
-    def run(tensors: Sequence[Any]) -> Values:
+    back = rewind(module)
+
+    # Inlined nodes point at the module's methods: an error of an op that is raised when the module is gone ends the process.
+    def run(tensors: Sequence[Any], held: Any = module) -> Values:
+        back()
         results = function(*tensors, *parameters)
         result = results[0]
         outputs = flat(result)
@@ -123,6 +160,26 @@ def script_graph(module: Any, traced: bool = False) -> Graph:
         return Values(outputs, inner)
 
     return Graph(inputs, run, traced=traced)
+
+
+def before_writes(graph: Any) -> dict[str, Any]:
+    """``{value: a copy of it}``, made before an op writes into it (``relu_``), or into what it is a view of: all values are read at the end."""
+    copies: dict[str, Any] = {}
+    for node in list(graph.nodes()):
+        if not (node.kind().startswith("aten::") and node.kind().endswith("_") and not node.kind().endswith("__")):
+            continue
+        value = node.inputsAt(0)
+        while True:
+            name, maker = value.debugName(), value.node()
+            if name not in copies:
+                graph.setInsertPoint(node)
+                copy = graph.insertNode(graph.create("aten::clone", [value, graph.insertConstant(None)], 1))
+                copy.output().setType(value.type())
+                copies[name] = copy.output()
+            if maker.kind() not in VIEWS:
+                break
+            value = maker.inputsAt(0)
+    return copies
 
 
 def output_names(returned: Sequence[Any]) -> list[str] | None:

@@ -32,7 +32,7 @@ class OnnxTwin:
     """Float32 or float16, as the graph's inputs and weights are."""
 
     backend, evidence, libraries = "onnxruntime", "host", ("onnxruntime", "onnx", "numpy")
-    counted = False
+    counted, exported = False, True
 
     def __init__(self, path: Path):
         try:

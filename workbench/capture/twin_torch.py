@@ -14,7 +14,7 @@ from typing import Any
 
 from workbench.capture.factories import call_factory, file_of
 from workbench.capture.tensor_entries import tensor_entry
-from workbench.capture.torch_graphs import Graph, exported_graph, plain_graph, script_graph
+from workbench.capture.torch_graphs import Graph, exported_graph, plain_graph, rewind, script_graph
 from workbench.capture.twins import Values, matched_inputs, missing
 from workbench.errors import UsageError
 from workbench.fingerprint import of_file, of_json
@@ -32,6 +32,7 @@ class TorchTwin:
     label: str
     identity: dict[str, Any]
     held: Any
+    exported = False
 
     def __init__(self) -> None:
         self.renamed: dict[str, str] = {}
@@ -79,13 +80,15 @@ class TorchTwin:
         except FAILURES as error:
             raise UsageError(
                 f"{self.label} failed on these inputs",
-                why=f"{precision}: {type(error).__name__}: {error}"[:400],
+                why=f"{precision}: {told_by(error)}",
                 fix="it is given the program's inputs by name, else in their order; name others with --map",
             ) from error
 
 
 class ExportedTwin(TorchTwin):
     """``torch.export.save``'s file. It is data and a graph of known ops, but torch reads parts of it with pickle."""
+
+    exported = True
 
     def __init__(self, path: Path):
         super().__init__()
@@ -142,6 +145,8 @@ class ModuleTwin(ScriptTwin):
     """A module, or ``package.module:factory`` or ``file.py:factory``: called without arguments, it returns the module. Traced or
     exported, as the package's own conversion was, so that values have the names that the conversion gave them."""
 
+    exported = True
+
     def __init__(self, text: Any, example: Mapping[str, Any], dialect: str):
         TorchTwin.__init__(self)
         torch = import_torch()
@@ -172,14 +177,18 @@ class ModuleTwin(ScriptTwin):
         import torch
 
         module = copy.deepcopy(self.held).to(getattr(torch, precision))
+        back = rewind(module)  # tracing runs it
         given = [tensor_of(array, precision, None) for array in self.example.values()]
         try:
             if self.dialect.startswith("TorchExport"):
                 program = torch.export.export(module, tuple(given)).run_decompositions({})
                 return exported_graph(program, precision)
-            return script_graph(torch.jit.trace(module, tuple(given), check_trace=False), traced=True)
+            traced = torch.jit.trace(module, tuple(given), check_trace=False)
+            back()
+            return script_graph(traced, traced=True)
         except Exception as error:  # a model that cannot be traced can still be called
             self.note(f"only the outputs of {self.label} are compared: it cannot be traced ({brief(error)})")
+            back()
             return plain_graph(module)
 
 
@@ -213,6 +222,14 @@ def brief(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def told_by(error: Exception) -> str:
+    """What an op said: TorchScript puts its own traceback before it."""
+    text = str(error).strip()
+    if "Traceback of TorchScript" in text:
+        return text.splitlines()[-1][:400]
+    return f"{type(error).__name__}: {text}"[:400]
+
+
 def file_identity(path: Path) -> dict[str, Any]:
     return {"source": path.name, "weights": of_file(path), "size_bytes": path.stat().st_size}
 
@@ -240,7 +257,7 @@ def tensor_of(array: Any, precision: str, kind: str | None) -> Any:
     import numpy
     import torch
 
-    tensor = torch.from_numpy(numpy.ascontiguousarray(array).reshape(array.shape))
+    tensor = torch.from_numpy(numpy.array(array, order="C"))  # a copy: a model may write into what it is given
     if tensor.is_floating_point():
         return tensor.to(getattr(torch, precision))
     return tensor.to(getattr(torch, kind)) if kind and hasattr(torch, kind) else tensor

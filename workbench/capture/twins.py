@@ -29,7 +29,8 @@ class Values:
 
 class Twin(Protocol):
     """``precisions``: the twin's own first. ``notes``: what was left out and why. ``renamed``: the user's names of inputs. ``counted``:
-    do unnamed values have the numbers that a conversion made now would give them?"""
+    do unnamed values have the numbers that a conversion made now would give them? ``exported``: may values have the names of the nodes of an
+    exported program?"""
 
     label: str
     backend: str
@@ -40,6 +41,7 @@ class Twin(Protocol):
     notes: list[str]
     renamed: Mapping[str, str]
     counted: bool
+    exported: bool
 
     @property
     def inputs(self) -> list[str] | None:
@@ -89,7 +91,10 @@ def matched_inputs(
 
     if wanted is None:
         return {name: name for name in arrays}
-    found = {name: renamed[name] for name in arrays if renamed.get(name) in wanted}
+    found = {name: renamed[name] for name in arrays if name in renamed}
+    for name, other in found.items():
+        if other not in wanted:
+            raise UsageError(f"the twin has no input {other!r}", why=f"its inputs: {', '.join(wanted)}", fix=f"--map {name}=NAME")
     for rule in (lambda name: name, normal, lambda name: normal(name).removeprefix("serving_default_")):
         for name in arrays:
             free = [each for each in wanted if each not in found.values() and rule(each) == rule(name)]

@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        print(f"workbench: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        from workbench.parity.text import printable
+
+        print(printable(f"workbench: {error.strerror or error}: {error.filename or ''}"), file=sys.stderr)
         return EXIT_USAGE
 
 

@@ -17,6 +17,8 @@ from workbench.errors import EXIT_DIFFERENT, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_US
 from workbench.parity.text import printable
 
 SHOWN = 12
+CELL, LINE = 120, 1200
+"""Characters of a name in a table, and of a line: names are a package's own."""
 EXECUTION = "reference execution on torch"
 
 
@@ -59,7 +61,7 @@ def check(arguments: argparse.Namespace) -> int:
     if not package.unsupported:
         if not arguments.json:
             print_program(package)  # before anything is run
-        compare(found, arguments, renamed, Path(arguments.runs or DEFAULT_RUNS), automatic())
+        compare(found, arguments, renamed, Path(arguments.runs or DEFAULT_RUNS), automatic(rate=False))
     if arguments.json:
         print(json.dumps(as_json(found), ensure_ascii=False, allow_nan=False))
     elif package.unsupported:
@@ -160,10 +162,10 @@ def as_json(found: Checked) -> dict[str, Any]:
 def print_program(package: Package) -> None:
     """Ops, weights and what is known before a run."""
     program = package.program
-    print(printable(f"{package.path.name}  {program['function']}  {program['opset']}  {program['precision']}"))
+    print(line_of(f"{package.path.name}  {program['function']}  {program['opset']}  {program['precision']}"))
     for name in ("inputs", "outputs", "states"):
         if program[name]:
-            print(printable(f"{name}: {'; '.join(program[name])}"))
+            print(line_of(f"{name}: {'; '.join(program[name])}"))
     rows = [
         (row["type"], str(row["count"]), row["opset"], ", ".join(row["precisions"]) or "-", row["reason"] or "supported")
         for row in sorted(program["ops"], key=lambda row: row["supported"])
@@ -184,10 +186,10 @@ def print_program(package: Package) -> None:
         )
         skipped = [weight["name"] for weight in program["weights"] if weight["skipped"]]
         if skipped:
-            print(printable(f"not compressed although others are: {few(skipped)}"))
+            print(line_of(f"not compressed although others are: {few(skipped)}"))
     for finding in program["findings"]:
         if finding["kind"] != "unsupported":
-            print(printable(f"{finding['kind']}: {finding['text']}"))
+            print(line_of(f"{finding['kind']}: {finding['text']}"))
 
 
 def size_of(weights: Sequence[Mapping[str, Any]], name: str) -> str:
@@ -197,21 +199,28 @@ def size_of(weights: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(line_of(name, CELL) for name in names[:SHOWN]) + (
+        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    )
+
+
+def line_of(text: str, limit: int = LINE) -> str:
+    """What may be printed of a text that is not ours."""
+    return printable(text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)")
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table; the last column may be of any length."""
-    widths = [max(len(printable(row[place])) for row in (columns, *rows)) for place in range(len(columns) - 1)]
-    for row in (columns, *rows):
-        cells = [printable(cell).ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, printable(row[-1])]).rstrip())
+    """A plain table; the last column may be longer."""
+    cells = [[*(line_of(cell, CELL) for cell in row[:-1]), line_of(row[-1])] for row in (columns, *rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns) - 1)]
+    for row in cells:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
 
 
 def print_unsupported(package: Package) -> None:
     print("\nnot run: these ops are not supported")
     for row in package.unsupported:
-        print(printable(f"  {row['type']}  {row['count']} times, first {row['example']!r}: {row['reason']}"))
+        print(line_of(f"  {row['type']}  {row['count']} times, first {row['example']!r}: {row['reason']}"))
 
 
 def print_outcome(found: Checked) -> None:
@@ -219,11 +228,11 @@ def print_outcome(found: Checked) -> None:
     known = {finding["text"] for finding in found.package.program["findings"]}
     for kind, text, _ in found.view.findings:
         if text not in known:
-            print(printable(f"{kind}: {text}"))
-    print(printable(f"\n{EXECUTION}, {len(found.inputs)} {'input' if len(found.inputs) == 1 else 'inputs'}"))
+            print(line_of(f"{kind}: {text}"))
+    print(line_of(f"\n{EXECUTION}, {len(found.inputs)} {'input' if len(found.inputs) == 1 else 'inputs'}"))
     for text in found.inputs[:SHOWN]:
-        print(printable(f"  {text}"))
-    print(printable(f"\noutputs, measured from {found.view.against}"))
+        print(line_of(f"  {text}"))
+    print(line_of(f"\noutputs, measured from {found.view.against}"))
     rows = []
     for row in found.view.band:
         for place, (reading, snr, largest) in enumerate(row.cells):
@@ -233,21 +242,41 @@ def print_outcome(found: Checked) -> None:
             rows.append((row.output, "not compared", "", "", row.how or ""))
     aligned(("output", "reading", "SNR", "largest error", "matched"), rows)
     for note in found.notes:
-        print(printable(f"note: {note}"))
+        print(line_of(f"note: {note}"))
     print()
     if found.comparison is not None:
-        print(printable(found.comparison.verdict.sentence))
-        packed = [weight["name"] for weight in found.package.program["weights"] if weight["kind"] != "none"]
-        if packed and found.comparison.verdict.exit_code == EXIT_DIFFERENT:
-            print(f"{len(packed)} weights are compressed: what that changes is part of the error, whether it was meant or not")
+        print(line_of(found.comparison.verdict.sentence))
+        if found.comparison.verdict.exit_code == EXIT_DIFFERENT:
+            print_compressed(found)
         if found.unmatched:
             word = "INCONCLUSIVE" if found.exit_code == EXIT_INCONCLUSIVE else "also"
-            print(printable(f"{word}: {few(found.unmatched)} could not be matched; say which it is with --map NAME=TWINS_NAME"))
-    print(printable(f"bundle: {found.run.folder}"))
+            print(line_of(f"{word}: {few(found.unmatched)} could not be matched; say which it is with --map NAME=TWINS_NAME"))
+    print(line_of(f"bundle: {found.run.folder}"))
     if found.twin is not None:
-        print(printable(f"twin's bundle: {found.twin.folder}"))
-    print(printable(f"report: {found.report}"))
-    print(printable(f"next: {next_command(found)}"))
+        print(line_of(f"twin's bundle: {found.twin.folder}"))
+    print(line_of(f"report: {found.report}"))
+    print(line_of(f"next: {next_command(found)}"))
+
+
+def print_compressed(found: Checked) -> None:
+    """Which weights are compressed and whether what is stored makes the error, or how it is computed."""
+    weights = found.package.program["weights"]
+    packed = [weight for weight in weights if weight["kind"] != "none"]
+    if not packed:
+        return
+    print(line_of(f"{len(packed)} of {len(weights)} weights are compressed: {few([weight['name'] for weight in packed])}"))
+    for row in found.view.band:
+        errors = dict(row.errors)
+        own, exact = next(iter(errors.values()), None), errors.get("float64")
+        if own is None or exact is None or not own.error_square:
+            continue
+        share = min(1.0, exact.error_square / own.error_square)
+        print(
+            line_of(
+                f"  {line_of(row.output, CELL)}: SNR {own.snr_db:.1f} dB as written, {exact.snr_db:.1f} dB without rounding: "
+                f"{100 * share:.0f} % of the error's energy is in the stored values, compression included, the rest is rounding"
+            )
+        )
 
 
 def next_command(found: Checked) -> str:

@@ -188,9 +188,14 @@ class Comparison:
         return next(rung for rung in self.rungs if rung.number == number)
 
     def to_frame(self):
-        """One row a paired item as a ``pandas.DataFrame``: task, id, change, and both sides' response, answer, value, reason, seconds."""
+        """One row a paired item as a ``pandas.DataFrame``: task, id, change, and both sides' response, answer, value, reason, seconds (none of
+        reference evidence)."""
         import pandas
 
+        clocks = {
+            name: side.manifest.get("evidence") != "reference"
+            for name, side in (("reference", self.reference), ("candidate", self.candidate))
+        }
         rows = []
         for pair in self.pairs:
             row: dict[str, Any] = {"task": pair.task, "id": pair.id, "change": pair.change, "same_text": pair.same_text}
@@ -200,7 +205,7 @@ class Comparison:
                     f"{side}_answer": line["score"].get("answer"),
                     f"{side}_value": line["score"]["value"],
                     f"{side}_reason": line["score"]["reason"],
-                    f"{side}_seconds": (line.get("timing") or {}).get("total"),
+                    f"{side}_seconds": (line.get("timing") or {}).get("total") if clocks[side] else None,
                 }
             rows.append(row)
         return pandas.DataFrame(rows)

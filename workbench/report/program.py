@@ -71,6 +71,11 @@ class BandRow:
     how: str | None = None
 
     @property
+    def n(self) -> int:
+        """Values over all inputs."""
+        return max((error.n for _, error in self.errors), default=0)
+
+    @property
     def cells(self) -> list[tuple[str, str, str]]:
         """(reading, SNR, largest error) as text."""
         return [(READINGS.get(name, name), snr_text(error), error_text(error.max_abs)) for name, error in self.errors]

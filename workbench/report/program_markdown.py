@@ -30,10 +30,12 @@ def outputs(view: ProgramView) -> Iterator[str]:
     rows = []
     for row in view.band[:MOST]:
         told = markdown(row.output, 160) + (f" ({markdown(row.how)})" if row.how else "")
-        rows += [(told, reading, snr, largest) for reading, snr, largest in row.cells] or [(told, "not compared", "–", "–")]
+        rows += [(told, f"{row.n:,}", reading, snr, largest) for reading, snr, largest in row.cells] or [
+            (told, "–", "not compared", "–", "–")
+        ]
     if rows:
         yield f"Outputs, measured from {markdown(view.against)}:"
-        yield table(("output", "reading", "SNR", "largest error"), rows, right=(2, 3))
+        yield table(("output", "values (n)", "reading", "SNR", "largest error"), rows, right=(1, 3, 4))
 
 
 def tables(view: ProgramView) -> Iterator[str]:

@@ -169,7 +169,12 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        return self._json("results.json")
+        """``results.json``; of reference evidence without times, whatever was written there."""
+        found = self._json("results.json")
+        speed = found.get("performance") if isinstance(found, dict) else None
+        if isinstance(speed, dict) and self.manifest.get("evidence") == "reference":
+            found["performance"] = {name: None if "second" in name else value for name, value in speed.items()}
+        return found
 
     @property
     def environment(self) -> list[dict[str, Any]]:
@@ -247,12 +252,14 @@ class Run:
         return list(journal.read(self.folder / "events.jsonl"))
 
     def to_frame(self):
-        """One row an item as a ``pandas.DataFrame``: id, group, response, finish, answer, correct, reason, timing in seconds."""
+        """One row an item as a ``pandas.DataFrame``: id, group, response, finish, answer, correct, reason, timing in seconds (none of reference
+        evidence)."""
         import pandas
 
+        timed = self.manifest.get("evidence") != "reference"
         rows = []
         for item in self.items().values():
-            output, score, timing = item["output"], item["score"], item.get("timing") or {}
+            output, score, timing = item["output"], item["score"], (item.get("timing") or {}) if timed else {}
             rows.append(
                 {
                     "id": item["id"],

@@ -45,11 +45,16 @@ def remaining(done: int, first: int, total: int, seconds: float) -> tuple[float,
     return rate, f"{left / 60:.0f} min left" if left < 5400 else f"{left / 3600:.1f} h left"
 
 
-class PlainLines:
-    """One line every ``PLAIN_SECONDS`` and one at the end."""
+def shown(text: str) -> str:
+    """Names come from files: what would steer the terminal is shown, not obeyed."""
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
-    def __init__(self, stream=None):
-        self.stream = stream or sys.stderr
+
+class PlainLines:
+    """One line every ``PLAIN_SECONDS`` and one at the end. ``rate``: with items per second."""
+
+    def __init__(self, stream=None, rate: bool = True):
+        self.stream, self.rate = stream or sys.stderr, rate
 
     def start(self, title: str, total: int, done: int) -> None:
         self.title, self.total, self.first, self.done = title, total, done, done
@@ -68,23 +73,24 @@ class PlainLines:
         self.last, self.shown = time.monotonic(), self.done
         rate, left = remaining(self.done, self.first, self.total, self.last - self.began)
         end = "" if self.done >= self.total else f"  {left}"
-        self.say(f"{self.title}  {self.done}/{self.total}  {rate:.1f} items/s{end}  {self.running}".rstrip())
+        speed = f"  {rate:.1f} items/s" if self.rate else ""
+        self.say(f"{self.title}  {self.done}/{self.total}{speed}{end}  {self.running}".rstrip())
 
     def finish(self) -> None:
         if self.shown != self.done:
             self._line()
 
     def say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(shown(text), file=self.stream, flush=True)
 
 
 class Bar:
     """A live bar (rich), for terminals; a new one for each run, since a finished one is printed for good."""
 
-    def __init__(self):
+    def __init__(self, rate: bool = True):
         from rich.console import Console
 
-        self.console = Console(stderr=True)
+        self.console, self.rate = Console(stderr=True), rate
 
     def start(self, title: str, total: int, done: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -100,20 +106,20 @@ class Bar:
             console=self.console,
         )
         self.first, self.total, self.began = done, total, time.monotonic()
-        self.task = self.progress.add_task(title, total=total, completed=done, rate="", running="")
+        self.task = self.progress.add_task(shown(title), total=total, completed=done, rate="", running="")
         self.progress.start()
 
     def update(self, done: int, running: str) -> None:
         rate, _ = remaining(done, self.first, self.total, time.monotonic() - self.began)
-        self.progress.update(self.task, completed=done, rate=f"{rate:.1f} items/s", running=running)
+        self.progress.update(self.task, completed=done, rate=f"{rate:.1f} items/s" if self.rate else "", running=shown(running))
 
     def finish(self) -> None:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(shown(text), markup=False, highlight=False)
 
 
-def automatic() -> Progress:
-    """A bar when stderr is a terminal, plain lines otherwise."""
-    return Bar() if sys.stderr.isatty() else PlainLines()
+def automatic(rate: bool = True) -> Progress:
+    """A bar when stderr is a terminal, plain lines otherwise. ``rate``: a reference executor's speed says nothing, and is not shown."""
+    return Bar(rate) if sys.stderr.isatty() else PlainLines(rate=rate)
