@@ -26,9 +26,10 @@ from workbench.mil.support import unsupported
 from workbench.mil.types import StateType, TensorType, torch_dtype
 
 PRECISIONS = ("native", "emulate", "fp16-weights", "float64")
-"""How floats are read. native: torch computes in the declared types. emulate: each fp16 op in fp32, its result rounded to fp16.
-fp16-weights: only the stored values are fp16, all else is fp32. None of these is the arithmetic of a particular device; together they are
-a band. float64: the stored values as they are and all arithmetic in float64, so what rounding alone changes can be told."""
+"""How floats are read. native: torch computes in the declared types (on a CPU, products of fp16 in fp32, rounded once). emulate: each
+fp16 op in fp32, its result rounded to fp16. fp16-weights: only the stored values are fp16, all else is fp32. None of these is the
+arithmetic of a particular device; together they are a band. float64: the stored values as they are and all arithmetic in float64, so
+what rounding alone changes can be told."""
 
 _HALVES = {"native": torch.float16, "emulate": torch.float32, "fp16-weights": torch.float32, "float64": torch.float64}
 
