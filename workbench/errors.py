@@ -61,9 +61,9 @@ class RuntimeMissing(WorkbenchError):
 
 
 class ItemError(WorkbenchError):
-    """One item cannot be answered (image, context, memory); recorded with the item, and the run goes on.
+    """One item cannot be answered (image, audio, context, memory); recorded with the item, and the run goes on.
 
-    ``reason`` is a short machine-readable word: ``image``, ``context``, ``memory``, ``model``.
+    ``reason`` is a short machine-readable word: ``image``, ``audio``, ``context``, ``memory``, ``model``.
     """
 
     exit_code = EXIT_ITEM_ERRORS

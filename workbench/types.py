@@ -137,7 +137,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a model is asked. For vision-language models ``inputs`` is ``{"text": str, "images": [Media, ...]}``.
+    """What a model is asked. For vision-language models ``inputs`` is ``{"text": str, "images": [Media, ...]}``, for speech to
+    text ``{"audio": Media, "language": str | None, "task": "transcribe" | "translate"[, "prompt": str]}``.
 
     ``prompt_id`` names the prompt's wording and version. ``input_hash`` covers inputs and ``prompt_id``, so the same
     question on two runtimes has the same hash; generation settings are compared by the run's manifest instead, where a
@@ -156,6 +157,13 @@ class Request:
             separators=(",", ":"),
         )
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def media_in(request: Request) -> list[Media]:
+    """The media that a request asks about: images, then audio."""
+    found = list(request.inputs.get("images") or ())
+    audio = request.inputs.get("audio")
+    return found + ([] if audio is None else list(audio) if isinstance(audio, (list, tuple)) else [audio])
 
 
 def _canonical(value: Any) -> Any:
@@ -191,6 +199,7 @@ class Output:
     """A model's answer. ``value`` is None only when ``error`` says why: ``{"reason", "what", "why", "fix"}``.
 
     ``seen`` is what the model was really given, where the wrapper knows: ``{"prompt", "tokens": {"n", "hash"}, "arrays"}``.
+    ``segments`` are the stretches of a transcript, JSON mappings with at least ``start`` and ``end`` (seconds) and ``text``.
     """
 
     value: str | None
@@ -199,6 +208,7 @@ class Output:
     timing: Timing | None = None
     error: Mapping[str, str | None] | None = None
     seen: Mapping[str, Any] | None = None
+    segments: tuple[Mapping[str, Any], ...] | None = None
 
     @classmethod
     def failed(cls, error: Exception, timing: Timing | None = None) -> Output:
@@ -246,6 +256,7 @@ class Metric:
     """A reduction over scores. ``unit`` is what a reader sees: ``"%"`` (value in 0..100), ``"items"``, ``"fraction"``.
 
     ``of`` is the fixed scale of a metric that has one (OCRBench: 1000), else None (the number of scores).
+    ``around(scores)`` are the figures that a value is not shown without: a word error rate's words, errors and interval.
     """
 
     name: str
@@ -254,6 +265,7 @@ class Metric:
     bounds: tuple[float, float | None] = (0.0, 100.0)
     unit: str = "%"
     of: int | None = None
+    around: Callable[[Sequence[Score]], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -264,7 +276,8 @@ class Task:
     ``order(samples)``: that is how official random fallbacks are reproduced. ``groups(sample)`` yields (axis, name)
     pairs, each reported like the headline. ``chance(sample)`` is the score a guesser gets on the item.
     ``details(samples, responses, scores)`` are extra fields of the results; it may set ``scorer`` where the label depends
-    on what was given (MathVista without extractions is ``rules-only``).
+    on what was given (MathVista without extractions is ``rules-only``). ``failed(sample)`` is the score of an item that could not be
+    answered, where that is more than a plain wrong (speech: every word of the reference counts as deleted).
     """
 
     name: str
@@ -283,6 +296,7 @@ class Task:
     scorer: str = "official"
     description: str = ""
     details: Callable[[Sequence[Sample], Mapping[str, Response], Mapping[str, Score]], Mapping[str, Any]] = lambda *_: {}
+    failed: Callable[[Sample], Score] | None = None
 
     @property
     def card_name(self) -> str:

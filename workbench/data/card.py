@@ -3,12 +3,14 @@
     card = load_card("mmmu")                      # datasets/cards/mmmu.toml
     FromCard("mmmu", to_sample).load(limit=5)     # Loaded(samples, revision, fingerprint)
 
-A card names either a data set on the Hugging Face hub (``hub``, ``revision``, ``configs``) or local parquet files
-(``path``, ``files``); both are read by the same code in ``workbench.data.loading``.
+A card names either a data set on the Hugging Face hub (``hub``, ``revision``, ``configs``; with ``files`` only those of its parquet
+files, such as ``["{config}/test-*.parquet"]``: a configuration's other splits are not downloaded) or local files (``path``,
+``files``): parquet, or JSON lines with the media as files beside them. All are read by ``workbench.data.loading``.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +22,18 @@ from workbench import locate
 from workbench.errors import DataError, UsageError
 from workbench.types import Loaded, Sample
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
 ToSample = Callable[[Mapping[str, Any], int], Sample]
-"""(row, position in the data set) -> sample. Image columns arrive as Media or None; columns that were not read are absent."""
+"""(row, position in the data set) -> sample. Media columns arrive as Media or None; columns that were not read are absent."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A data set, pinned. ``ask`` and ``score`` are the columns without which a task cannot ask or score."""
+    """A data set, pinned. ``ask`` and ``score`` are the columns without which a task cannot ask or score.
+
+    ``patterns`` are the hub card's ``files``. A revision that is no commit ("to be given", a branch) is refused when rows are read.
+    """
 
     name: str
     split: str
@@ -41,6 +48,12 @@ class Card:
     score: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     media: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the rows can only ever be the same ones: local files, or a commit on the hub."""
+        return not self.hub or COMMIT.fullmatch(self.revision or "") is not None
 
     @property
     def where(self) -> str:
@@ -79,7 +92,9 @@ def parse_card(found: Mapping[str, Any], path: Path) -> Card:
     files: tuple[Path, ...] = ()
     if "hub" in found:
         revision = found["revision"]
+        patterns = tuple(found.get("files", ()))
     else:
+        patterns = ()
         revision = None
         folder = path.parent / found["path"]
         if not folder.exists():
@@ -95,6 +110,7 @@ def parse_card(found: Mapping[str, Any], path: Path) -> Card:
         files=files,
         url=found.get("url"),
         description=found.get("description", ""),
+        patterns=patterns,
         **{use: tuple(columns.get(use, ())) for use in ("ask", "score", "optional", "media")},
     )
 
@@ -126,7 +142,8 @@ def load_samples(card: Card, to_sample: ToSample, limit: int | None = None, samp
         raise UsageError(f"limit must be at least 1, not {limit}")
     rows = read_rows(card, None if sample_ids else limit)
     samples = select(make_samples(rows, to_sample, card.where), limit, sample_ids, card.where)
-    return Loaded(samples, revision(card), fingerprint(card))
+    whole = fingerprint(card)
+    return Loaded(samples, revision(card, whole), whole)
 
 
 def make_samples(rows: Sequence[Mapping[str, Any]], to_sample: ToSample, where: str) -> list[Sample]:

@@ -1,13 +1,15 @@
 """Rows without a hub: a data source for an own eval, and the reader of the rows files that ``workbench score`` takes.
 
 Rows([{"id": "1", "question": "What colour?", "image": "cat.png", "answer": "black"}])
-Rows.read("questions.jsonl")              # image paths are relative to the file
+Rows.read("questions.jsonl")              # paths of images and sounds are relative to the file
+Rows([{"id": "1", "audio": "yes.flac", "text": "yes"}])
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ class Rows:
     """Rows given in Python or in a JSON lines file, as a task's data source.
 
     ``rows`` is a list of mappings or a function that returns one (called when the data is first needed). By default a row has
-    ``id`` (else its position), ``question``, ``answer`` and ``image`` or ``images``: a path, a ``PIL.Image`` or a Media; other
-    columns go to ``sample.meta``. ``to_sample(row, position)`` replaces that reading.
+    ``id`` (else its position), ``question``, ``answer`` and ``image`` or ``images``: a path, a ``PIL.Image`` or a Media. A row of
+    speech has ``audio`` (a path, encoded bytes or a Media), ``text`` (what is said), and may have ``language``, ``task`` and
+    ``speaker`` (the group). Other columns go to ``sample.meta``. ``to_sample(row, position)`` replaces that reading.
     """
 
     def __init__(
@@ -33,15 +36,19 @@ class Rows:
         name: str = "rows",
         folder: str | Path = ".",
         to_sample: ToSample | None = None,
+        anywhere: bool = True,
     ):
-        self.rows, self.name, self.folder = rows, name, Path(folder)
+        self.rows, self.name, self.folder, self.anywhere = rows, name, Path(folder), anywhere
         self.to_sample = to_sample or self.plain_sample
 
     @classmethod
-    def read(cls, path: str | Path, to_sample: ToSample | None = None) -> Rows:
-        """Rows of a JSON lines or parquet file, read when first needed."""
+    def read(cls, path: str | Path, to_sample: ToSample | None = None, *, anywhere: bool = False) -> Rows:
+        """Rows of a JSON lines or parquet file, read when first needed.
+
+        Paths in it that lead out of the file's folder are refused, unless ``anywhere`` says that the file is to be trusted.
+        """
         path = Path(path)
-        return cls(lambda: read_rows(path), name=path.name, folder=path.parent, to_sample=to_sample)
+        return cls(lambda: read_rows(path), name=path.name, folder=path.parent, to_sample=to_sample, anywhere=anywhere)
 
     def load(self, limit: int | None = None, sample_ids: Sequence[str] | None = None) -> Loaded:
         rows = list(self.rows() if callable(self.rows) else self.rows)
@@ -51,22 +58,54 @@ class Rows:
         return Loaded(select(samples, limit, sample_ids, self.name), f"sha256:{fingerprint[:16]}", fingerprint)
 
     def plain_sample(self, row: Mapping[str, Any], position: int) -> Sample:
+        if row.get("audio") is not None:
+            return self.speech_sample(row, position)
         images = row.get("images") or ([] if row.get("image") is None else [row["image"]])
         inputs = {"text": row["question"], "images": [self.media(image) for image in images]}
         name = str(row.get("id", position))
         meta = {key: value for key, value in row.items() if key not in ("id", "question", "answer", "image", "images")}
         return Sample(name, inputs, row["answer"], name, meta)
 
-    def media(self, image: Any) -> Media:
+    def speech_sample(self, row: Mapping[str, Any], position: int) -> Sample:
+        inputs = {
+            "audio": self.media(row["audio"], "audio"),
+            "language": row.get("language"),
+            "task": row.get("task") or "transcribe",
+        }
+        name = str(row.get("id", position))
+        meta = {key: value for key, value in row.items() if key not in ("id", "audio", "text", "language", "task")}
+        return Sample(name, inputs, row["text"], str(row.get("speaker") or name), meta)
+
+    def media(self, image: Any, kind: str = "image") -> Media:
         if isinstance(image, Media):
             return image
+        if isinstance(image, Mapping):  # as Hugging Face datasets stores a sound or a picture in parquet
+            image = image["path"] if image.get("bytes") is None else image["bytes"]
         if isinstance(image, (str, Path)):
-            return Media(path=self.folder / image)
+            path = self.folder / image if self.anywhere else inside(self.folder, image, f"{self.name!r}")
+            return Media(path=path, kind=kind)
         if isinstance(image, bytes):
-            return Media(data=image)
+            return Media(data=image, kind=kind)
+        if kind == "audio":
+            raise ValueError(f"a sound is a path, encoded bytes or a Media, not {type(image).__name__}")
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         return Media(data=buffer.getvalue())
+
+
+def inside(folder: Path, name: str | Path, where: str) -> Path:
+    """``folder / name`` without detours. Raises DataError when that is not in the folder.
+
+    The names are compared, not what symbolic links lead to: who made the folder may link to other places.
+    """
+    path = os.path.normpath(str(name).replace("\\", "/"))
+    if os.path.isabs(path) or Path(path).drive or path.split(os.sep)[0] == ".." or path == "." or "\0" in path:
+        raise DataError(
+            f"{where}: the path {Path(str(name)).name!r} leads out of the data set's folder",
+            why="a path in a file of rows names a file beside it or below it",
+            fix="copy the media into the folder; for an own file of rows: Rows.read(path, anywhere=True)",
+        )
+    return folder / path
 
 
 def plain(value: Any) -> Any:
