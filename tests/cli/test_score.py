@@ -168,9 +168,9 @@ def test_a_run_folder_is_scored_again(tmp_path, monkeypatch, capsys):
     results = score.score_files(score.load_task("mmstar"), rows, lines)
     seen = []
     fake = types.ModuleType("workbench.run.rescore")
-    fake.rescore = lambda folder: seen.append(folder) or {**results, "changed": ["1"]}
+    fake.rescore = lambda folder, profile: seen.append((folder, profile)) or {**results, "changed": ["1"]}
     monkeypatch.setitem(sys.modules, "workbench.run.rescore", fake)
     (tmp_path / "manifest.json").write_text("{}")
     assert run(tmp_path) == 0
-    assert seen == [tmp_path]
+    assert seen == [(tmp_path, None)]
     assert "1 items score differently" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workbench.metrics.stats import paired_bootstrap, ratio_interval, tango
+from workbench.metrics.stats import paired_bootstrap, ratio_interval, resampling, tango
 
 
 def utterances(seed, n=120):
@@ -116,3 +116,11 @@ def test_a_ratio_on_a_scale_is_not_certain_of_five_equal_items():
     low, high = ratio_interval([0.5, 0.6, 0.7, 0.4, 0.3], [0.5, 0.6, 0.7, 0.4, 0.3])
     bounds = tango(0, 0, 5, 0.90)
     assert (low, high) == pytest.approx((1 + bounds[0] / 0.5, 1 + bounds[1] / 0.5))
+
+
+def test_draws_in_parts_are_the_draws_of_one_piece(monkeypatch):
+    generator = np.random.default_rng(7)
+    rows = np.stack([generator.integers(0, 5, 4000), generator.integers(1, 20, 4000)], axis=1)
+    whole = resampling.resampled_sums(rows, 500, 0)
+    monkeypatch.setattr(resampling, "CHUNK_CELLS", 1000)
+    assert (resampling.resampled_sums(rows, 500, 0) == whole).all()

@@ -31,7 +31,8 @@ def test_every_built_in_task_loads_under_its_name(name):
     assert task.name == name
     assert task.description
     assert task.generation.temperature == 0
-    assert task.card.card.revision or task.card.card.files
+    if name != "asr":  # scores files only
+        assert task.card.card.revision or task.card.card.files
 
 
 def test_names_are_those_of_the_catalogue():

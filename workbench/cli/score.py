@@ -4,9 +4,11 @@
     workbench score mathvista --items testmini.parquet --predictions judged.jsonl --json
     workbench score reports/runs/mmmu-sample-demo-vlm-1a2b3c4d5e6f
     workbench score SHARD1 SHARD2 SHARD3
+    workbench score asr --items rows.jsonl --predictions answers.jsonl --profile oal-2026-08
 
 Rows are in the data set's own columns; only those that scoring reads are needed, and never an image. Without ``--items``
-the task's own data are used. Nothing here loads a model.
+the task's own data are used. Speech to text is scored under a profile: a normaliser with its version, and how words are matched.
+Nothing here loads a model.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.cli.word_errors import GROUP_TITLES, group_cells, word_error_lines
 from workbench.data.card import FromCard, make_samples
 from workbench.data.predictions import match, read_predictions
 from workbench.data.rows import Rows, read_rows
 from workbench.errors import EXIT_OK, UsageError
+from workbench.metrics.normalise import MANY
+from workbench.tasks.asr import FAMILY as SPEECH_TO_TEXT
+from workbench.tasks.asr import prepare, with_profile
 from workbench.tasks.catalogue import load_task
 from workbench.tasks.scoring import score_responses
 from workbench.types import Sample, Task
@@ -43,6 +49,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--partial", action="store_true", help="score only the items that have a prediction, and say how many have none"
     )
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="speech to text: whisper (default), oal-2026-08 or none; of a finished run, score it again so",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.set_defaults(run=run)
     return parser
@@ -56,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.shards:
         raise UsageError(f"{args.task!r} is no folder of a run", why="only runs are put together", fix="workbench list runs")
     else:
-        results = score_files(load_task(args.task), args.items, args.predictions, partial=args.partial)
+        results = score_files(load_task(args.task), args.items, args.predictions, partial=args.partial, profile=args.profile)
     if args.json:
         print(json.dumps(results, allow_nan=False))
     else:
@@ -73,14 +84,18 @@ def rescore_run(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     if args.shards:
         from workbench.run.rescore import merge
 
-        return merge([folder, *args.shards])
+        return merge([folder, *args.shards], args.profile)
     from workbench.run.rescore import rescore
 
-    return rescore(folder)
+    return rescore(folder, args.profile)
 
 
-def score_files(task: Task, items: Path | None, predictions: Path | None, *, partial: bool = False) -> dict[str, Any]:
-    """The results of a predictions file. Raises DataError or UsageError."""
+def score_files(
+    task: Task, items: Path | None, predictions: Path | None, *, partial: bool = False, profile: str | None = None
+) -> dict[str, Any]:
+    """The results of a predictions file, of speech under ``profile`` (None: the task's own). Raises DataError or UsageError."""
+    if profile is not None:
+        task = with_profile(task, profile)
     if predictions is None:
         raise UsageError(
             "no predictions were given", fix=f"workbench score {task.name} --items rows.jsonl --predictions answers.jsonl"
@@ -88,6 +103,8 @@ def score_files(task: Task, items: Path | None, predictions: Path | None, *, par
     responses = read_predictions(predictions)
     samples = task.load().samples if items is None else read_items(task, items)
     matched = match(responses, [sample.id for sample in samples], partial=partial)
+    if task.family == SPEECH_TO_TEXT and len(samples) > MANY:
+        prepare(samples, {name: response.text for name, response in matched.items()}, task.scorer.removeprefix("wer "))
     return score_responses(task, samples, matched).results
 
 
@@ -110,10 +127,16 @@ def print_results(results: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from workbench.parity.text import printable
+
     headline = results["headline"]
     lines = [("task", f"{results['task']} (scorer {results['scorer']}, version {results['version']})"), ("n", count_text(results))]
-    lines.append(("score", value_text(headline["value"], headline["unit"], headline["of"])))
-    if bounds := results["interval"]:
+    speech = "normaliser" in results
+    if speech:
+        lines += word_error_lines(results)
+    else:
+        lines.append(("score", value_text(headline["value"], headline["unit"], headline["of"])))
+    if (bounds := results["interval"]) and not speech:
         low, high = (value_text(bounds[name], bounds["unit"]) for name in ("low", "high"))
         lines.append((f"{100 * bounds['confidence']:.0f} % interval", f"{low} to {high} (Wilson, of the items scored)"))
     if results.get("recognition"):
@@ -133,14 +156,18 @@ def print_results(results: dict[str, Any]) -> None:
         console = Console(width=140)
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
-        console.print(Text(f"{name:<{width}}  {text}"))
+        console.print(Text(f"{name:<{width}}  {printable(text)}"))  # names of items and groups come from files
     for axis, groups in results["groups"].items():
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for title, justify in ((axis, "left"), ("n", "right"), ("correct", "right"), ("score", "right")):
-            table.add_column(title, justify=justify, overflow="fold")
+        for title in (axis, *(GROUP_TITLES if speech else ("n", "correct", "score"))):
+            table.add_column(title, justify="left" if title == axis else "right", overflow="fold")
         for name, group in groups.items():
+            if speech:
+                table.add_row(*map(Text, (printable(name), *group_cells(group))))
+                continue
             right = "-" if group["correct"] is None else str(group["correct"])
-            table.add_row(*(Text(cell) for cell in (name, str(group["n"]), right, value_text(group["value"], headline["unit"]))))
+            cells = (printable(name), str(group["n"]), right, value_text(group["value"], headline["unit"]))
+            table.add_row(*map(Text, cells))
         console.print(table)
 
 

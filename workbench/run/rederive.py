@@ -20,10 +20,10 @@ from workbench.errors import WorkbenchError
 from workbench.metrics.accuracy import ACCURACY, correct_count
 from workbench.run.bundle import Run, differences
 from workbench.run.finalise import finalise
-from workbench.run.rescore import complete_run, task_and_samples
+from workbench.run.rescore import as_scored, complete_run, task_and_samples
 from workbench.run.summary import score_text
 from workbench.tasks.catalogue import BUILT_IN_TASKS, load_task
-from workbench.tasks.scoring import interval, scale
+from workbench.tasks.scoring import interval, scale, summed_up
 from workbench.types import Metric, Score, Task
 
 KNOWN_METRICS = {metric.name: metric for metric in (ACCURACY, correct_count())}
@@ -78,16 +78,12 @@ def from_lines(scorer: Scorer, lines: Iterable[Mapping[str, Any]]) -> dict[str, 
         "random_fallbacks": sum(score.random for score in scores),
         "item_errors": errors,
     }
+    if metric.around is not None:
+        made.pop("interval")  # that of a word error rate needs the items' speakers
     if scorer.task is not None:
         made["headline"]["of"] = scale(metric, len(scores))
     if strata:
-        made["groups"] = {
-            axis: {
-                name: {"n": len(group), "correct": correct_of(group), "value": reduce(metric, group)}
-                for name, group in names.items()
-            }
-            for axis, names in strata.items()
-        }
+        made["groups"] = summed_up(metric, strata)
     return made
 
 
@@ -111,7 +107,7 @@ def officially(run: Run, lines: Mapping[str, Mapping[str, Any]], task: str | Non
     if task is None and (named.get("path") or named["name"].endswith(".py")):
         raise WorkbenchError("the run's own task file is not run unasked", fix=f"--task {named.get('path') or 'FILE.py'}")
     complete_run(run)
-    found = load_task(task or named["name"])
+    found = as_scored(run, load_task(task or named["name"]))
     if isinstance(found.card, FromCard) and found.card.card.hub:
         with offline():
             _, samples = task_and_samples(run, found)

@@ -15,6 +15,8 @@ from workbench.errors import BundleError
 from workbench.run.bundle import Run, differences, with_answers
 from workbench.run.finalise import finalise
 from workbench.run.writer import BundleWriter
+from workbench.tasks.asr import FAMILY as SPEECH_TO_TEXT
+from workbench.tasks.asr import with_profile
 from workbench.tasks.catalogue import load_task
 from workbench.types import Sample, Task
 
@@ -33,16 +35,18 @@ class Shards:
     results: Mapping[str, Any]
 
 
-def rescore(folder: Path) -> dict[str, Any]:
+def rescore(folder: Path, profile: str | None = None) -> dict[str, Any]:
     """Rewrite scores and results of a complete bundle; answers stay as they are. Returns the results, with ``changed``: ids.
 
-    Raises BundleError when the run is unfinished, packed or redacted, or its data set is not the one that is here now.
+    ``profile`` names the normaliser of a word error rate (None: that of the results that are there). Raises UsageError for a profile that
+    is unknown, or where the task has none. Raises BundleError when the run is unfinished, packed or redacted, or its data set is not the one that is here now.
     """
     run = complete_run(folder)
     if run.unpacked is not None:
         raise BundleError(f"{run.name} is packed", why="a zip is only read", fix="unzip it, and name the folder")
     lines = run.items()
     task, samples = task_and_samples(run)
+    task = task if profile is None else with_profile(task, profile)
     with BundleWriter(folder, {}) as bundle:
         final, results = finalise(task, [sample for sample in samples if sample.id in lines], lines)
         results["performance"] = run.results["performance"]
@@ -52,16 +56,16 @@ def rescore(folder: Path) -> dict[str, Any]:
     return {**results, "changed": changed}
 
 
-def merge(folders: Sequence[Path]) -> dict[str, Any]:
-    """The results of several shards as one run, with ``runs``: their names. Nothing is written.
+def merge(folders: Sequence[Path], profile: str | None = None) -> dict[str, Any]:
+    """The results of several shards as one run, with ``runs``: their names. Nothing is written; ``profile`` as in ``rescore``.
 
     Raises BundleError when one is unfinished, when they are not shards of one run (the field is named), or overlap.
     """
-    shards = put_together(folders)
+    shards = put_together(folders, profile=profile)
     return {**shards.results, "runs": [run.name for run in shards.runs]}
 
 
-def put_together(folders: Sequence[Path | Run], task: str | None = None) -> Shards:
+def put_together(folders: Sequence[Path | Run], task: str | None = None, profile: str | None = None) -> Shards:
     """Read the shards (folders, zips of one run, or Runs) and score their items as one run. ``task`` names the task where the runs' own name does not find it.
 
     Raises BundleError like ``merge``, and DataError where the data are not here.
@@ -80,6 +84,7 @@ def put_together(folders: Sequence[Path | Run], task: str | None = None) -> Shar
             raise BundleError(f"{run.name} holds an item that another run holds too", why=f"item {twice!r}")
         lines |= items
     found, samples = task_and_samples(runs[0], task)
+    found = found if profile is None else with_profile(found, profile)
     chosen = [sample for sample in samples if sample.id in lines]
     final, results = finalise(found, chosen, lines)
     return Shards(runs, found, chosen, final, {**results, "missing": len(samples) - len(lines)})
@@ -102,7 +107,7 @@ def task_and_samples(run: Run, task: str | Task | None = None) -> tuple[Task, Se
 
     A task file that the run names is code, and is run: a manifest can name only one by a relative path outside the bundle.
     """
-    task = task if isinstance(task, Task) else load_task(task or own_name(run))
+    task = as_scored(run, task if isinstance(task, Task) else load_task(task or own_name(run)))
     loaded = task.load()
     expected = run.manifest["key"]["data"]["fingerprint"]
     if loaded.fingerprint != expected:
@@ -116,6 +121,12 @@ def task_and_samples(run: Run, task: str | Task | None = None) -> tuple[Task, Se
     if unknown is not None:
         raise BundleError(f"{run.name} holds an item that its data do not have", why=f"item {unknown!r}")
     return task, loaded.samples
+
+
+def as_scored(run: Run, task: Task) -> Task:
+    """The task under the profile that the run's results name: scored again, they stay what they say they are."""
+    profile = (run.results or {}).get("profile")
+    return with_profile(task, profile) if task.family == SPEECH_TO_TEXT and isinstance(profile, str) else task
 
 
 def own_name(run: Run) -> str:

@@ -28,6 +28,17 @@ BUILT_IN_TASKS = {
     "mathvista": "workbench.tasks.mathvista",
     "mathvista-sample": "workbench.tasks.mathvista",
     "mathvista-solution": "workbench.tasks.mathvista",
+    "asr": "workbench.tasks.asr",
+    "asr-sample": "workbench.tasks.asr",
+    "librispeech-clean": "workbench.tasks.asr_sets",
+    "librispeech-other": "workbench.tasks.asr_sets",
+    "voxpopuli": "workbench.tasks.asr_sets",
+    "ami": "workbench.tasks.asr_sets",
+    "earnings22": "workbench.tasks.asr_sets",
+    "gigaspeech": "workbench.tasks.asr_sets",
+    "spgispeech": "workbench.tasks.asr_sets",
+    "fleurs-en": "workbench.tasks.asr_sets",
+    "common-voice-en": "workbench.tasks.asr_sets",
 }
 
 

@@ -20,6 +20,8 @@ from workbench.types import Metric, Response, Sample, Score, Task
 
 OTHER_SEEDS = 200
 CONFIDENCE = 0.95
+MOST_GROUPS = 40
+"""An axis with more names than this (every speaker of a large corpus) is no table, where each name has an interval of its own."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def group_results(task: Task, metric: Metric, samples: Sequence[Sample], scores:
     for sample in samples:
         for axis, name in task.groups(sample):
             members.setdefault(axis, {}).setdefault(name, []).append(scores[sample.id])
+    return summed_up(metric, members)
+
+
+def summed_up(metric: Metric, members: Mapping[str, Mapping[str, Sequence[Score]]]) -> dict[str, dict[str, Any]]:
+    """``{axis: {name: {"n", "correct", "value", and what the metric shows around a value}}}``."""
     return {
         axis: {
             name: {
@@ -114,10 +121,12 @@ def group_results(task: Task, metric: Metric, samples: Sequence[Sample], scores:
                 if all("correct" in score.counts for score in group)
                 else None,
                 "value": metric.reduce(group),
+                **(metric.around(group) if metric.around else {}),
             }
             for name, group in names.items()
         }
         for axis, names in members.items()
+        if metric.around is None or len(names) <= MOST_GROUPS
     }
 
 
@@ -142,14 +151,14 @@ def range_over_seeds(
 
 
 def item_result(score: Score) -> dict[str, Any]:
-    """One item as JSON: ``correct`` (None where a score is not right-or-wrong), ``answer``, ``reason``."""
+    """One item as JSON: ``correct`` (None where a score is not right-or-wrong: then its value and counts), ``answer``, ``reason``."""
     result: dict[str, Any] = {
         "correct": bool(score.counts["correct"]) if "correct" in score.counts else None,
         "answer": score.answer,
         "reason": score.reason,
     }
     if result["correct"] is None:
-        result["value"] = score.value
+        result |= {"value": score.value, **{name: number for name, number in score.counts.items() if name not in result}}
     if score.random:
         result["random"] = True
     return result

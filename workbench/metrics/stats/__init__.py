@@ -12,7 +12,7 @@ counts items that the reference has right and the candidate wrong, ``fixed`` the
 
 from workbench.metrics.stats.clusters import cluster_bootstrap, cluster_interval, mean_interval
 from workbench.metrics.stats.continuous import t_interval, tost_paired
-from workbench.metrics.stats.corpus import paired_bootstrap, ratio_interval
+from workbench.metrics.stats.corpus import corpus_interval, paired_bootstrap, ratio_interval
 from workbench.metrics.stats.difference import PairedDifference, paired_difference, quality_of_inference
 from workbench.metrics.stats.paired import mcnemar, tango
 from workbench.metrics.stats.planning import equivalence_power, items_for_width, items_needed, items_planned
@@ -29,6 +29,7 @@ __all__ = [
     "PairedDifference",
     "cluster_bootstrap",
     "cluster_interval",
+    "corpus_interval",
     "decide",
     "equivalence_power",
     "holm",

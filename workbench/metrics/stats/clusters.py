@@ -105,6 +105,27 @@ def mean_interval(
     return min(low, robust_low), max(high, robust_high), "cluster bootstrap and cluster-robust t interval, the wider"
 
 
+def few_clusters(
+    bounds: tuple[float, float], estimate: float, influence: np.ndarray, codes: np.ndarray | None, confidence: float
+) -> tuple[float, float]:
+    """``bounds`` from resampled groups, at least what so few of them can say; as they are without groups and from 40 on.
+
+    ``influence`` (n,) are the items' parts of the estimate's error: their mean is 0, and the standard error of their mean is that of the
+    estimate (a ratio's are ``(errors - rate * words) / mean words``). Below 40 groups the interval is at least the t interval of items that
+    stand alone: two speakers with the same rate would else be certainty. Below 8 also the cluster-robust one, as in ``mean_interval``.
+    """
+    from scipy.special import stdtrit
+
+    if codes is None or (clusters := int(codes.max()) + 1) >= FEW_CLUSTERS:
+        return bounds
+    low, high = bounds
+    for each in (None, codes) if clusters < VERY_FEW_CLUSTERS else (None,):
+        error, number = standard_error(influence, each)
+        half = float(stdtrit(number - 1, (1 + confidence) / 2)) * error
+        low, high = min(low, estimate - half), max(high, estimate + half)
+    return low, high
+
+
 def unseen_changes(change: np.ndarray, confidence: float, scale: float = 1.0) -> tuple[float, float]:
     """What items that all changed alike (not at all, as a rule) may hide: Tango's interval without a flip, for their share, around
     the mean of ``change`` (n,).

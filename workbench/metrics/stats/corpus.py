@@ -3,6 +3,7 @@
     def wer_difference(a, b):                       # sums (draws, 2): errors, words
         return b[:, 0] / b[:, 1] - a[:, 0] / a[:, 1]
     paired_bootstrap(reference_counts, candidate_counts, wer_difference, groups=speakers)   # (low, high)
+    corpus_interval(errors_and_words, groups=speakers)              # (low, high, 12, False) of one system's rate
 
 Every draw takes the same items for both models: what makes an item hard then cancels.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
-from workbench.metrics.stats.clusters import DRAWS, as_values, design_effect, unseen_changes
+from workbench.metrics.stats.clusters import DRAWS, as_values, design_effect, few_clusters, unseen_changes
 from workbench.metrics.stats.paired import tango
 from workbench.metrics.stats.resampling import cluster_codes, cluster_sums, effective_clusters, lower_tail, resampled_sums
 
@@ -69,6 +70,42 @@ def paired_bootstrap(
     return float(low), float(high)
 
 
+def corpus_interval(
+    rows: np.ndarray,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float, float, int, bool] | None:
+    """(low, high, clusters, widened): the percentile interval of ``sum(rows[:, 0]) / sum(rows[:, 1])`` when items, or groups of them, are resampled; None for fewer
+    than two. ``rows`` is (n, 2), 0 or more: errors and words, say.
+
+    Expanded for few clusters (``resampling.lower_tail``), and of few groups at least what they can say (``clusters.few_clusters``; the
+    draws of two speakers hold the truth half of the time). Draws without anything to divide by are left out. Where all but four items have
+    the same number of errors (none, as a rule), the draws show no spread to go by: the upper bound is then at least what so many
+    items may hide (``clusters.unseen_changes``; ``widened``), so five utterances without an error are not an error rate of exactly 0.
+    """
+    import numpy as np
+
+    rows = np.asarray(rows, np.float64)
+    codes = cluster_codes(groups, len(rows))
+    clusters = cluster_sums(rows, codes)
+    if np.count_nonzero(clusters[:, 1]) < 2:
+        return None
+    sums = resampled_sums(clusters, draws, seed)
+    sums = sums[sums[:, 1] > 0]
+    tail = lower_tail(confidence, effective_clusters(codes, len(rows)))
+    low, high = (float(bound) for bound in np.quantile(sums[:, 0] / sums[:, 1], [tail, 1 - tail]))
+    rate = float(rows[:, 0].sum() / rows[:, 1].sum())
+    low, high = few_clusters((low, high), rate, (rows[:, 0] - rate * rows[:, 1]) / rows[:, 1].mean(), codes, confidence)
+    low = max(0.0, low)
+    unseen_low, unseen_high = unseen_changes(rows[:, 0] / rows[:, 1].mean(), confidence)
+    widened = unseen_high > unseen_low and (unseen_high > high or max(0.0, unseen_low) < low)
+    if widened:
+        low, high = min(low, max(0.0, unseen_low)), max(high, unseen_high)
+    return float(low), float(high), len(clusters), bool(widened)
+
+
 def _bca_tails(values: np.ndarray, observed: float, left_out: np.ndarray, tails: list[float]) -> list[float]:
     import numpy as np
     from scipy.special import ndtr, ndtri
@@ -95,7 +132,7 @@ def ratio_interval(
 
     For a relative margin of 2 %, equivalent means inside (1 / 1.02, 1.02), which is ``Margin(2.0, "relative").bounds``. Draws on which
     the reference scores 0 widen both ends. It is at least what the difference's own interval says where few items changed: Tango's on the
-    effective number of items for right-or-wrong scores, ``clusters.unseen_changes`` for others, so two runs without a change
+    effective number of items for right-or-wrong scores, ``clusters.unseen_changes`` and ``few_clusters`` for others, so two runs without a change
     are not called equal on five items. Raises ValueError for scores below 0.
     """
     import numpy as np
@@ -122,6 +159,8 @@ def ratio_interval(
         effect = design_effect(b - a, codes)
         bounds = tango((b < a).sum() / effect, (b > a).sum() / effect, len(a) / effect, confidence)
     else:
-        bounds = unseen_changes(b - a, confidence, max(1.0, float(max(a.max(), b.max()))))
+        change = b - a
+        bounds = unseen_changes(change, confidence, max(1.0, float(max(a.max(), b.max()))))
+        bounds = few_clusters(bounds, float(change.mean()), change, codes, confidence)
     low, high = min(low, max(0.0, 1 + bounds[0] / a.mean())), max(high, 1 + bounds[1] / a.mean())
     return float(low), float(high)

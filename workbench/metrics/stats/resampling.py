@@ -56,9 +56,13 @@ def resampled_sums(rows: np.ndarray, draws: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     clusters = len(rows)
     distinct, counts = _distinct(rows)
-    if len(distinct) * 8 <= clusters:
-        return generator.multinomial(clusters, counts / clusters, draws) @ distinct
     sums = np.empty((draws, rows.shape[1]))
+    if len(distinct) * 8 <= clusters:
+        chunk = max(1, CHUNK_CELLS // len(distinct))
+        for start in range(0, draws, chunk):
+            size = min(chunk, draws - start)
+            sums[start : start + size] = generator.multinomial(clusters, counts / clusters, size) @ distinct
+        return sums
     chunk = max(1, CHUNK_CELLS // clusters)
     for start in range(0, draws, chunk):
         size = min(chunk, draws - start)
