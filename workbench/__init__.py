@@ -25,6 +25,7 @@ _LAZY = {
     "Run": "workbench.run.bundle",
     "compare": "workbench.parity.ladder",
     "Comparison": "workbench.parity.comparison",
+    "transcribe": "workbench.models.transcribing",
     "write_report": "workbench.report.folder",
     "task": "workbench.registry",
     "load_task": "workbench.tasks.catalogue",

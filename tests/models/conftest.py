@@ -200,6 +200,14 @@ def tiny(tmp_path_factory) -> Path:
     return build(tmp_path_factory.mktemp("models") / "tiny-llava")
 
 
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory) -> Path:
+    """A random Whisper's folder, shared by all tests: do not write into it."""
+    from tests.models import tiny_whisper
+
+    return tiny_whisper.build(tmp_path_factory.mktemp("models") / "tiny-whisper", seed=1)
+
+
 @pytest.fixture
 def broken(tiny, tmp_path) -> Path:
     """A copy of the folder, to be damaged."""

@@ -2,8 +2,10 @@
 
     workbench convert ./my-finetune --to hub-layout
     workbench convert torch:./my-finetune --to hub-layout --out ./for-mlx
+    workbench convert torch:ORG/WHISPER --to mlx-whisper --bits 4
 
 hub-layout: a folder saved by transformers 5 as published checkpoints are laid out, so that ports such as mlx-vlm read it.
+mlx-whisper, transformers: a Whisper as the one or the other reads it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ class Target:
     words: str
     suffix: str
     convert: Callable[[argparse.Namespace, Path, Path], tuple[dict[str, Any], list[str]]]
+    options: tuple[str, ...] = ()
+    """Of --bits, --group-size and --dtype, those it has."""
+    runtime: str = "torch"
+    """Whose folders it reads: torch:FOLDER or mlx:FOLDER."""
 
 
 def add_parser(parsers: Any) -> argparse.ArgumentParser:
@@ -39,10 +45,17 @@ def add_parser(parsers: Any) -> argparse.ArgumentParser:
         description="Convert a model folder, and check that it is still the same model.",
         epilog="--to: " + "; ".join(f"{name}: {target.words}" for name, target in TARGETS.items()),
     )
-    parser.add_argument("model", metavar="MODEL_FOLDER", help="a folder, or torch:FOLDER, torch:ORG/NAME[@REVISION]")
+    parser.add_argument("model", metavar="MODEL_FOLDER", help="a folder, or torch:FOLDER, torch:ORG/NAME[@REVISION], mlx:...")
     parser.add_argument("--to", required=True, choices=list(TARGETS), help="what it becomes: see below")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="a new folder (default: beside the model, named NAME-hub)")
-    parser.add_argument("--no-check", action="store_true", help="do not load both models in transformers to compare them")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="a new folder (default: beside the model, named NAME-hub, NAME-mlx ...)"
+    )
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="mlx-whisper: quantise the weights")
+    parser.add_argument(
+        "--group-size", type=int, choices=(32, 64, 128), help="with --bits: weights that share a scale (default: 32)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="store the weights so (default: as they are)")
+    parser.add_argument("--no-check", action="store_true", help="do not load both models to compare them")
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="copy the folder's Python files too; they are not run here"
     )
@@ -57,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     from workbench.cli.verify import plain
 
     target = TARGETS[args.to]
-    folder, default = find(args.model, target.suffix)
+    _refuse_options(args, target)
+    folder, default = find(args.model, target.suffix, target.runtime)
     found, lines = target.convert(args, folder, args.out or default)
     if args.json:
         print(json.dumps(found))
@@ -66,7 +80,16 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def find(text: str, suffix: str) -> tuple[Path, Path]:
+def _refuse_options(args: argparse.Namespace, target: Target) -> None:
+    """Raises UsageError for an option that would do nothing."""
+    for name in ("bits", "group_size", "dtype"):
+        if getattr(args, name, None) is not None and name not in target.options:
+            raise UsageError(f"--{name.replace('_', '-')} does nothing for --to {args.to}", why="it is for --to mlx-whisper")
+    if getattr(args, "group_size", None) and not args.bits:
+        raise UsageError("--group-size is for quantised weights", fix=f"--bits 4 --group-size {args.group_size}")
+
+
+def find(text: str, suffix: str, runtime: str = "torch") -> tuple[Path, Path]:
     """(the model's folder, where the result goes unless the user says otherwise).
 
     What is not the user's own folder (a download, a snapshot in the hub's cache) gets its result in the current folder.
@@ -83,17 +106,17 @@ def find(text: str, suffix: str) -> tuple[Path, Path]:
             why = "a model is a folder with config.json and weights"
             raise ModelError(what, why=why, fix=f"name the folder that model.save_pretrained wrote{on_hub}")
         spec = ModelSpec.parse(text)
-        if spec.backend != "torch":
+        if spec.backend != runtime:
             raise UsageError(
                 f"{text!r} is not converted",
-                why="what is converted is a folder of transformers",
-                fix="workbench convert FOLDER, or torch:ORG/NAME",
+                why=f"what is converted is a folder of {'transformers' if runtime == 'torch' else runtime}",
+                fix=f"workbench convert FOLDER, or {runtime}:ORG/NAME",
             )
         if spec.options or spec.adapter:
             raise UsageError(
                 f"{text!r} is not converted",
                 why="options of a model change how it runs, not its folder",
-                fix=f"torch:{spec.source}",
+                fix=f"{runtime}:{spec.source}",
             )
         found = resolve(spec)
         folder = found.folder
@@ -107,14 +130,13 @@ def find(text: str, suffix: str) -> tuple[Path, Path]:
 
 
 def to_hub_layout(args: argparse.Namespace, folder: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
-    from workbench.cli.verify import plain
     from workbench.convert import hub_layout
 
     if hub_layout.is_published(folder):
         why = f"{folder} is in the layout of published checkpoints already: nothing to do"
         return {"source": str(folder), "target": None, "already": True}, [why]
-    say = (lambda text: None) if args.json else (lambda text: print(plain(text), file=sys.stderr, flush=True))
-    done = hub_layout.to_hub_layout(folder, out, check=not args.no_check, trust_remote_code=args.trust_remote_code, say=say)
+    checks = {"check": not args.no_check, "trust_remote_code": args.trust_remote_code}
+    done = hub_layout.to_hub_layout(folder, out, **checks, say=_saying(args))
     found = {
         "source": str(folder),
         "target": str(done.target),
@@ -143,6 +165,58 @@ def to_hub_layout(args: argparse.Namespace, folder: Path, out: Path) -> tuple[di
     return found, lines
 
 
+def to_mlx_whisper(args: argparse.Namespace, folder: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
+    from workbench.convert import whisper
+
+    done = whisper.to_mlx_whisper(
+        folder,
+        out,
+        bits=args.bits,
+        group_size=args.group_size or 32,
+        dtype=args.dtype,
+        check=not args.no_check,
+        say=_saying(args),
+    )
+    return _whisper(folder, done, args, f"workbench eval asr-sample --model mlx:{done.target}")
+
+
+def to_transformers(args: argparse.Namespace, folder: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
+    from workbench.convert import whisper
+
+    done = whisper.to_transformers(folder, out, dtype=args.dtype, check=not args.no_check, say=_saying(args))
+    return _whisper(folder, done, args, f"workbench eval asr-sample --model torch:{done.target}")
+
+
+def _whisper(folder: Path, done: Any, args: argparse.Namespace, following: str) -> tuple[dict[str, Any], list[str]]:
+    found = {
+        "source": str(folder),
+        "target": str(done.target),
+        "weights": done.weights,
+        "dtype": done.dtype,
+        "quantised": done.quantised,
+        "plain": done.plain,
+        "copied": done.copied,
+        "written": done.written,
+        "left_out": [{"name": name, "why": why} for name, why in done.left_out],
+        "checked": not args.no_check,
+        "check": done.check,
+    }
+    lines = [f"{done.target}: whisper, {done.weights} arrays, {done.dtype}"]
+    if done.quantised:
+        lines.append(
+            f"quantised: {len(done.quantised)} weights to {args.bits} bits; {len(done.plain)} were not (--json lists them)"
+        )
+    lines += [f"written for its readers: {', '.join(done.written)}"] if done.written else []
+    lines += [f"left out: {name} ({why})" for name, why in done.left_out]
+    return found, [*lines, f"check: {done.check}", f"next: {following}"]
+
+
+def _saying(args: argparse.Namespace) -> Callable[[str], None]:
+    from workbench.cli.verify import plain
+
+    return (lambda text: None) if args.json else (lambda text: print(plain(text), file=sys.stderr, flush=True))
+
+
 def short(value: Any) -> str:
     text = value if value == "(absent)" else json.dumps(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
@@ -151,5 +225,11 @@ def short(value: Any) -> str:
 TARGETS = {
     "hub-layout": Target(
         "a folder saved by transformers 5, as published checkpoints are laid out and ports read it", "-hub", to_hub_layout
+    ),
+    "mlx-whisper": Target(
+        "a Whisper of transformers, as mlx-whisper reads it", "-mlx", to_mlx_whisper, options=("bits", "group_size", "dtype")
+    ),
+    "transformers": Target(
+        "a Whisper of mlx-whisper, as transformers reads it", "-transformers", to_transformers, options=("dtype",), runtime="mlx"
     ),
 }

@@ -21,6 +21,7 @@ VERBS = {
     "list": "tasks, suites, models and runs",
     "eval": "run a task or a suite on one or more models",
     "score": "score answers made elsewhere, or score a run again",
+    "transcribe": "sound files to text, subtitles or JSON",
     "extract": "let a language model extract or judge a run's answers",
     "capture": "record what a model's layers put out, to find where two runtimes part",
     "mil": "check a Core ML program on any machine: its ops, its weights, and whether it computes what it was converted from",

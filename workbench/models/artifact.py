@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,12 +36,15 @@ def artifact(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
     for path in weights:
         if path.suffix == ".safetensors":
             tensors |= dict(read_tensors(path))
+        elif path.suffix == ".npz":
+            tensors |= dict(read_npz(path))
     config = checkpoint.read_config(folder)
     return {
         "bytes": sum(path.stat().st_size for path in weights),
         "files": [{"name": path.name, "bytes": path.stat().st_size, "hash": checkpoint.file_hash(path)[:32]} for path in weights],
         "tensors": tensors,
         "quantisation": config.get("quantization") or config.get("quantization_config"),
+        **packed(tensors),
         "settings": dict(read_settings(folder)),
     }
 
@@ -65,6 +68,39 @@ def read_tensors(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     "rms": root_mean_square(data, entry["dtype"]),
                 },
             )
+
+
+def read_npz(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same of an .npz file, its arrays whole; a type is named as safetensors names it. Pickled arrays are refused."""
+    import numpy
+
+    checkpoint.npz_tensors(path)
+    with numpy.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            value = arrays[name]
+            dtype = f"{value.dtype.kind.upper()}{value.dtype.itemsize * 8}"
+            data = numpy.ascontiguousarray(value).tobytes()
+            yield (
+                name,
+                {
+                    "dtype": dtype,
+                    "shape": list(value.shape),
+                    "hash": hashlib.sha256(data).hexdigest()[:16],
+                    "sampled": False,
+                    "rms": root_mean_square(data, dtype),
+                },
+            )
+
+
+def packed(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
+    """``{"quantised": [...], "plain": [...]}``: the weights stored as packed integers with MLX's scales, and all others; empty when
+    none is packed."""
+    layers = {name.removesuffix(".scales") for name in tensors if name.endswith(".scales")}
+    names = sorted(f"{layer}.weight" for layer in layers if f"{layer}.weight" in tensors)
+    if not names:
+        return {}
+    beside = {f"{layer}.{each}" for layer in layers for each in ("scales", "biases")}
+    return {"quantised": names, "plain": sorted(name for name in tensors if name not in names and name not in beside)}
 
 
 def read_bytes(file: BinaryIO, start: int, size: int) -> tuple[bytes, bool]:

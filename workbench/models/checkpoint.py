@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import struct
@@ -19,9 +20,12 @@ from typing import Any
 
 from workbench.errors import ModelError
 from workbench.fingerprint import of_file, of_json
+from workbench.models.whisper_layout import is_dimensions
 
 SETTINGS_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
 IGNORED_SETTINGS = {"model.safetensors.index.json", "pytorch_model.bin.index.json", "license.txt", "requirements.txt"}
+NPZ = "weights.npz"
+"""What mlx-whisper's older checkpoints keep their weights in."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the format's own limit (https://github.com/huggingface/safetensors, README)."""
 
@@ -50,6 +54,8 @@ def weight_files(folder: Path, allow_pickle: bool = False) -> list[Path]:
     found = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith(("consolidated", "adapter_model")))
     if found:
         return found
+    if (folder / NPZ).is_file():
+        return [folder / NPZ]
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles and allow_pickle:
         return pickles
@@ -75,6 +81,8 @@ def check(folder: Path, allow_pickle: bool = False) -> None:
             )
         if path.suffix == ".safetensors":
             held[path.name] = check_safetensors(path)
+        elif path.suffix == ".npz":
+            held[path.name] = set(npz_tensors(path))
     for tensor, file in (index or {}).items():
         if tensor not in held.get(file, ()):
             raise ModelError(f"weight {tensor!r} is missing from {file}", why="model.safetensors.index.json says it is there")
@@ -109,6 +117,49 @@ def check_safetensors(path: Path) -> set[str]:
     return set(tensors)
 
 
+def dtypes(path: Path) -> dict[str, str]:
+    """Name -> type as safetensors names it (``F32``, ``I8``, ...) of a checked .safetensors or .npz file; of a pickle nothing is known."""
+    if path.suffix == ".npz":
+        kinds = {"f": "F", "i": "I", "u": "U", "b": "BOOL"}
+        return {name: f"{kinds.get(kind[1], 'V')}{8 * int(kind[2:])}" for name, (kind, _) in npz_tensors(path).items()}
+    if path.suffix != ".safetensors":
+        return {}
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return {name: entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def npz_tensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (numpy dtype, shape) of an .npz file's arrays, from their headers. Raises ModelError for a damaged file, and for an
+    array of Python objects, which can only be read by running what is pickled in it."""
+    import zipfile
+
+    from numpy.lib import format as npy
+
+    fix = "download or convert the file again"
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    version = npy.read_magic(file)
+                    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                    shape, _, dtype = read(file)
+                name = entry.filename.removesuffix(".npy")
+                if dtype.hasobject:
+                    raise ModelError(
+                        f"weight {name!r} in {path.name} holds Python objects",
+                        why="they are pickled, and reading them can run code",
+                        fix=fix,
+                    )
+                if entry.compress_type == zipfile.ZIP_STORED and entry.file_size < dtype.itemsize * math.prod(shape):
+                    raise ModelError(f"weight {name!r} in {path.name} is truncated", why=f"{entry.file_size:,} bytes", fix=fix)
+                found[name] = (dtype.str, tuple(shape))
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+        raise ModelError(f"weight file {path.name} is truncated or no .npz file", why=str(error)[:200], fix=fix) from error
+    return found
+
+
 def identify(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
     """``weights`` and ``config`` (SHA-256 over names and contents), ``format``, ``size_bytes``, ``architecture``, ``quantisation``."""
     check(folder, allow_pickle)
@@ -125,9 +176,9 @@ def identify(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
     return {
         "weights": of_json([[path.name, file_hash(path)] for path in files]),
         "config": of_json([[path.name, of_file(path)] for path in settings]),
-        "format": "safetensors" if files[0].suffix == ".safetensors" else "pickle",
+        "format": {".safetensors": "safetensors", ".npz": "npz"}.get(files[0].suffix, "pickle"),
         "size_bytes": sum(path.stat().st_size for path in files),
-        "architecture": config.get("model_type"),
+        "architecture": config.get("model_type") or ("whisper" if is_dimensions(config) else None),
         "quantisation": describe_quantisation(config),
     }
 

@@ -1,6 +1,8 @@
 """Opens a model for a family on a runtime, and says what is wrong in a user's words when that fails.
 
     model = open_vision_language(ModelSpec.parse("demo:vlm@torch?dtype=float32"))
+    model = open_speech_to_text(ModelSpec.parse("demo:stt@mlx"))
+    model = open_model(spec, "speech-to-text")
 
 This is the one door to all wrappers: options, files and architecture are checked before anything large is read.
 """
@@ -18,9 +20,21 @@ from workbench.errors import ModelError, RuntimeMissing, UsageError, WorkbenchEr
 from workbench.models import checkpoint, options
 from workbench.models.answering import is_memory_error
 from workbench.models.source import Resolved, resolve
+from workbench.models.speech_to_text import FAMILY as SPEECH
+from workbench.models.speech_to_text import SpeechToText
 from workbench.models.vision_language import VisionLanguage
 from workbench.registry import get_backend
 from workbench.types import ModelSpec
+
+VISION = options.VISION
+
+
+def open_model(spec: ModelSpec, family: str) -> VisionLanguage | SpeechToText:
+    """The model, loaded and ready, as one of ``family`` (a task's). Raises as the two functions below."""
+    openers = {VISION: open_vision_language, SPEECH: open_speech_to_text}
+    if family not in openers:
+        raise UsageError(f"models of the family {family!r} cannot be opened", why=f"known: {', '.join(openers)}")
+    return openers[family](spec)
 
 
 def open_vision_language(spec: ModelSpec) -> VisionLanguage:
@@ -29,11 +43,7 @@ def open_vision_language(spec: ModelSpec) -> VisionLanguage:
     Raises RuntimeMissing when the runtime is not here, UsageError for an unknown option, ModelError when the folder
     cannot be loaded as a vision-language model. A plugin's backend is asked for ``open_vision_language(spec)``.
     """
-    backend = get_backend(spec.backend)
-    chosen = options.read(spec.backend, spec.options)
-    here = backend.available()
-    if not here.ok:
-        raise RuntimeMissing(f"the runtime {spec.backend!r} is not here", why=here.reason, fix=here.fix)
+    backend, chosen = _runtime(spec, VISION)
     if hasattr(backend, "open_vision_language"):
         return backend.open_vision_language(spec)
     if spec.backend == "server":
@@ -42,22 +52,60 @@ def open_vision_language(spec: ModelSpec) -> VisionLanguage:
         return ServerVisionLanguage(spec, chosen)
     if spec.backend not in ("torch", "mlx"):
         raise UsageError(f"runtime {spec.backend!r} does not run vision-language models", fix="workbench list models")
+    found, config = _files(spec)
+    _refuse_unknown(found, config, spec.backend, chosen)
+    backend.prepare(dict(spec.options))
+    with _quietly(), _in_users_words(found):
+        generation = read_json(found.folder / "generation_config.json")
+        if spec.backend == "torch":
+            from workbench.models.vlm_torch import TorchVisionLanguage as Model
+        else:
+            from workbench.models.vlm_mlx import MLXVisionLanguage as Model
+        return Model(spec, found, config, generation, chosen)
+
+
+def open_speech_to_text(spec: ModelSpec) -> SpeechToText:
+    """The model, loaded and ready.
+
+    Whisper is decoded by the workbench on every runtime (``workbench.models.stt``); other encoder-decoders and CTC models by
+    ``workbench.models.stt_other`` and ``stt_ctc``. Raises as ``open_vision_language``; a plugin's backend is asked for
+    ``open_speech_to_text(spec)``.
+    """
+    backend, chosen = _runtime(spec, SPEECH)
+    if hasattr(backend, "open_speech_to_text"):
+        return backend.open_speech_to_text(spec)
+    if spec.backend not in ("torch", "mlx"):
+        raise UsageError(
+            f"runtime {spec.backend!r} does not run speech-to-text models", why="torch and mlx do", fix="--model demo:stt@torch"
+        )
+    found, config = _files(spec)
+    from workbench.models import speech_kinds
+
+    backend.prepare(dict(spec.options))  # first: to see what mlx-audio runs is to import MLX, which closes the BLAS route
+    kind = speech_kinds.kind_of(found, config, spec.backend, chosen)
+    with _quietly(), _in_users_words(found):
+        return speech_kinds.opened(kind, spec, found, config, chosen)
+
+
+def _runtime(spec: ModelSpec, family: str) -> tuple[Any, dict[str, Any]]:
+    """(the runtime, the options with their defaults). Raises UsageError, RuntimeMissing."""
+    backend = get_backend(spec.backend)
+    chosen = options.read(spec.backend, spec.options, family)
+    here = backend.available()
+    if not here.ok:
+        raise RuntimeMissing(f"the runtime {spec.backend!r} is not here", why=here.reason, fix=here.fix)
+    return backend, chosen
+
+
+def _files(spec: ModelSpec) -> tuple[Resolved, dict[str, Any]]:
+    """(the folder, its config.json), the weight files judged whole. Raises ModelError, UsageError."""
     if spec.adapter:
         raise UsageError(
             "adapters are not read by this version", why=f"adapter={spec.adapter}", fix="merge the adapter into the model first"
         )
     found = resolve(spec)
     checkpoint.check(found.folder, options.flag(spec.options, "allow_pickle"))
-    config = checkpoint.read_config(found.folder)
-    _refuse_unknown(found, config, spec.backend, chosen)
-    backend.prepare(dict(spec.options))
-    with _quietly(), _in_users_words(found):
-        generation = _read_json(found.folder / "generation_config.json")
-        if spec.backend == "torch":
-            from workbench.models.vlm_torch import TorchVisionLanguage as Model
-        else:
-            from workbench.models.vlm_mlx import MLXVisionLanguage as Model
-        return Model(spec, found, config, generation, chosen)
+    return found, checkpoint.read_config(found.folder)
 
 
 def _refuse_unknown(found: Resolved, config: Mapping[str, Any], backend: str, chosen: Mapping[str, Any]) -> None:
@@ -142,7 +190,7 @@ def _quietly():
             transformers_logging.enable_progress_bar()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -20,7 +20,7 @@ from workbench.models import checkpoint
 from workbench.models.options import flag
 from workbench.types import ModelSpec
 
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "weights.npz")
 UNWANTED = ("*/*.safetensors", "*/*.bin", "onnx/*", "original/*", "consolidated*", "*.gguf", "training_args*")
 
 _resolved: dict[tuple[str, str | None, bool, bool], Resolved] = {}
@@ -41,7 +41,10 @@ def resolve(spec: ModelSpec) -> Resolved:
         name = spec.source.removeprefix("demo:")
         folder = locate.demo_model(name)
         if folder is None:
-            raise ModelError(f"there is no demo model {name!r}", why="the bundled one is demo:vlm", fix="workbench list models")
+            known = (
+                " and ".join(f"demo:{each}" for each in ("vlm", "stt") if locate.demo_model(each)) or "none in this installation"
+            )
+            raise ModelError(f"there is no demo model {name!r}", why=f"bundled: {known}", fix="workbench list models")
         return Resolved(folder, spec.source)
     path = Path(spec.source).expanduser()
     if path.is_dir():
