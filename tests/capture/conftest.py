@@ -53,18 +53,18 @@ def planted(monkeypatch, llava, reference, tmp_path):
 
     # MLX's own matrix products are the independent evidence; a process in which another test opened torch's cannot go back.
     own = "" if blas_route._done else "?blas=off"
-    real = session.open_vision_language
+    real = session.open_model
 
     def run(fault=None, inputs=None, **settings):
-        def opened(spec):
-            model = real(spec)
+        def opened(spec, family):
+            model = real(spec, family)
             if fault is not None:
                 fault(model.model)
             return model
 
         with contextlib.ExitStack() as stack:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
-            patch.setattr(session, "open_vision_language", opened)
+            patch.setattr(session, "open_model", opened)
             name = getattr(fault, "__name__", "untouched") + str(sorted(settings))
             chosen = {"layers": names.FINE, "keep": True} | settings
             return session.capture_layers(

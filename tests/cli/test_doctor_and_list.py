@@ -83,7 +83,7 @@ def test_list_shows_tasks_suites_models_and_no_runs_yet(capsys, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     found = rows(capsys, "list")
     assert {row["name"] for row in found["tasks"]} >= {"mmmu", "mmstar", "ocrbench", "mathvista", "mmmu-sample"}
-    assert [row["name"] for row in found["suites"]] == ["demo"]
+    assert [row["name"] for row in found["suites"]] == ["demo", "stt"]
     assert {row["name"] for row in found["models"]} >= {"demo:vlm@torch", "demo:vlm@mlx"}
     assert found["runs"] == []
     assert main(["list", "runs"]) == 0

@@ -9,6 +9,7 @@ import pytest
 
 from tests.report.bundles import make_line, make_run
 from tests.report.capture_bundles import make_candidate, make_reference
+from tests.report.speech_bundles import make_speech_run, some_lines
 from tests.report.zoo_bundles import make_zoo, some_rows
 from workbench.cli import report, view
 from workbench.errors import BundleError, UsageError
@@ -65,6 +66,15 @@ def test_json_reference_margin_and_out(runs, capsys, tmp_path):
     assert found["report"] == "mine/index.html" and (tmp_path / "mine" / "items.csv").is_file()
     assert [(each["reference"], each["candidate"], each["n"]) for each in found["verdicts"]] == [("demo:b", "demo:a", 60)]
     assert "50.0 %" in found["verdicts"][0]["margin"] and found["verdicts"][0]["verdict"] == "EQUIVALENT"
+
+
+def test_two_families_have_a_verdict_and_a_reference_each(runs, capsys, tmp_path):
+    spoken = [str(make_speech_run(tmp_path / "reports" / "runs", f"demo:stt@{name}", some_lines(20))) for name in ("torch", "mlx")]
+    references = ["--reference", "demo:stt@mlx", "--reference", "demo:b"]
+    assert call(report, *runs[:2], *spoken, *references, "--no-media", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["verdicts"]
+    assert {(each["reference"], each["candidate"]) for each in found} == {("demo:stt@mlx", "demo:stt@torch"), ("demo:b", "demo:a")}
+    assert all(each["verdict"] != "INCOMPARABLE" for each in found)
 
 
 def test_one_run_has_no_verdict(runs, capsys):

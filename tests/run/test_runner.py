@@ -91,7 +91,7 @@ def world(monkeypatch, tmp_path):
     asked: list[str] = []
 
     def play(task=None, **model):
-        monkeypatch.setattr(session, "open_vision_language", lambda spec: FakeModel(asked, **model))
+        monkeypatch.setattr(session, "open_model", lambda spec, family: FakeModel(asked, **model))
         return lambda **more: runner.evaluate(task or task_of(), "fake:x", runs=tmp_path / "runs", **more)
 
     return SimpleNamespace(play=play, asked=asked, folder=tmp_path / "runs", monkeypatch=monkeypatch)

@@ -173,7 +173,7 @@ def test_images_are_checked_by_their_bytes(make_run):
     third.rename(third.with_name("picture.png"))
     found = failed(folder)
     assert f"media: other bytes than their names say: {first.name}" in found
-    assert "media: no image of a bundle: picture.png" in found
+    assert "media: no media file of a bundle: picture.png" in found
     assert any(each.startswith("media: 2 of ") and second.stem in each for each in found)
     for path in (folder / "media").iterdir():
         path.unlink()

@@ -1,27 +1,36 @@
-"""What a capture is fed: a task's first items, images with a prompt, arrays from a file, or the very arrays of another capture.
+"""What a capture is fed: a task's first items, images with a prompt, sounds, arrays from a file, or the very arrays of another capture.
 
 items = read_items(["demo"], limit=4)
 items = read_items(["reports/runs/capture-..."])        # identical arrays, on another runtime or another machine
 items = read_items(["page.png"], prompt="What is written here?")
+items = read_items(["stt"], follow=Run("reports/runs/asr-sample-..."))
+
+A recogniser of speech reads its decoder's prompt and then a transcript, whatever it would have written itself: that of the run to
+follow, else the task's reference. So a decoder's layers see as many tokens as in use, and the same on every runtime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import BundleError, DataError, UsageError
 from workbench.fingerprint import of_json
+from workbench.models.options import VISION
 from workbench.models.processors import Prepared
 from workbench.models.seen import as_array, digest
+from workbench.models.speech_to_text import FAMILY as SPEECH
 from workbench.run.bundle import CAPTURE, Run
-from workbench.types import Media, Request
+from workbench.types import Media, Request, Task, media_in
 
 ARRAY_FILES = (".npz", ".safetensors")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+AUDIO_FILES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".webm", ".mp4")
 DEFAULT_LIMIT = 4
+TRANSCRIPT_TOKENS = 224
+"""So many of a transcript's tokens are read: what Whisper writes at most in a window (openai/whisper, whisper/decoding.py)."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,16 @@ class Item:
     media: tuple[str, ...]
     prepare: Callable[[Any], Prepared]
     replayed: str | None = None
+    family: str = VISION
 
 
-def read_items(sources: Sequence[str | Path | Run], *, limit: int = DEFAULT_LIMIT, prompt: str | None = None) -> list[Item]:
-    """The items that the sources name, at most ``limit`` of each task. Raises UsageError, DataError or BundleError."""
+def read_items(
+    sources: Sequence[str | Path | Run], *, limit: int = DEFAULT_LIMIT, prompt: str | None = None, follow: Run | None = None
+) -> list[Item]:
+    """The items that the sources name, at most ``limit`` of each task; all of one family. ``follow``: the run whose transcripts are read.
+
+    Raises UsageError, DataError or BundleError.
+    """
     if limit < 1:
         raise UsageError(f"--limit must be at least 1, not {limit}")
     if prompt and not any(isinstance(each, (str, Path)) and Path(each).suffix.lower() in IMAGE_FILES for each in sources):
@@ -46,16 +61,20 @@ def read_items(sources: Sequence[str | Path | Run], *, limit: int = DEFAULT_LIMI
         )
     found: list[Item] = []
     for source in sources:
-        found += items_of(source, limit, prompt)
+        found += items_of(source, limit, prompt, follow)
     twice = {item.id for item in found if sum(other.id == item.id for other in found) > 1}
     if twice:
         raise UsageError(f"two inputs are called {min(twice)!r}", why="items are compared by their names", fix="rename one file")
     if not found:
         raise UsageError("a capture needs inputs", fix="--inputs demo, --inputs picture.png --prompt TEXT, or --inputs CAPTURE")
+    if len(families := sorted({item.family for item in found})) > 1:
+        raise UsageError(
+            f"the inputs are for {' and '.join(families)} models", why="a capture is of one model", fix="capture them one by one"
+        )
     return found
 
 
-def items_of(source: str | Path | Run, limit: int, prompt: str | None) -> list[Item]:
+def items_of(source: str | Path | Run, limit: int, prompt: str | None, follow: Run | None) -> list[Item]:
     if isinstance(source, Run):
         return replayed(source)
     path = Path(source)
@@ -63,20 +82,22 @@ def items_of(source: str | Path | Run, limit: int, prompt: str | None) -> list[I
         return [from_file(path)]
     if path.suffix.lower() in IMAGE_FILES:
         return [from_image(path, prompt)]
+    if path.suffix.lower() in AUDIO_FILES:
+        return [from_audio(path)]
     if path.exists() and (path.suffix == ".zip" or (path / "manifest.json").is_file()):
         return [item for run in Run.open(path) for item in replayed(run)]
     try:
-        return from_task(str(source), limit)
+        return from_task(str(source), limit, follow)
     except UsageError as error:
         if not error.what.startswith("unknown task") or not (path.exists() or len(path.parts) > 1):
             raise
-        why = "it is no task, capture, image or file of arrays" if path.exists() else "there is no such task, file or folder"
+        why = "it is no task, capture, image, sound or file of arrays" if path.exists() else "there is no such task, file or folder"
         raise DataError(
-            f"{str(source)!r} is no input", why=why, fix="--inputs TASK, picture.png, arrays.npz or one capture's folder"
+            f"{str(source)!r} is no input", why=why, fix="--inputs TASK, picture.png, talk.wav, arrays.npz or one capture's folder"
         ) from error
 
 
-def from_task(name: str, limit: int) -> list[Item]:
+def from_task(name: str, limit: int, follow: Run | None) -> list[Item]:
     """The first items of a task, or of each task of a suite."""
     from workbench.suites import load_suite, suite_names
     from workbench.tasks.catalogue import load_task
@@ -85,20 +106,63 @@ def from_task(name: str, limit: int) -> list[Item]:
     found = []
     for each in names:
         task = load_task(each)
+        followed = None if follow is None else transcripts_of(follow, task)
         for sample in list(task.load(limit).samples)[:limit]:
             request = task.ask(sample)
-            found.append(from_request(f"{task.name}/{sample.id}", request))
+            tokens = (followed or {}).get((sample.id, request.input_hash))
+            if followed is not None and not tokens:
+                raise UsageError(f"{follow.name} has no tokens for {sample.id!r}", fix="--follow a run of the same items")
+            found.append(from_request(f"{task.name}/{sample.id}", request, task.family, tokens, str(sample.target)))
     return found
 
 
-def from_request(name: str, request: Request) -> Item:
-    media = tuple(each.sha256 for each in request.inputs.get("images", ()))
-    return Item(name, request.input_hash, str(request.inputs.get("text", "")), media, lambda model: model.prepare(request))
+def transcripts_of(run: Run, task: Task) -> dict[tuple[str, str], list[int]]:
+    """The tokens that a run wrote, by item and question. Raises UsageError where it is no run of this task, or the task is no speech."""
+    if task.family != SPEECH:
+        raise UsageError(f"{task.name} has no transcripts to follow", why=f"it asks {task.family} models", fix="leave --follow out")
+    if run.kind is not None or run.manifest["task"]["name"] != task.name:
+        raise UsageError(f"{run.name} is no run of {task.name}", fix="--follow a run of the task that --inputs names")
+    return {(line["id"], line["input_hash"]): line["output"].get("tokens") or [] for line in run.iter_items()}
+
+
+def from_request(
+    name: str, request: Request, family: str = VISION, tokens: Sequence[int] | None = None, transcript: str | None = None
+) -> Item:
+    """``tokens``, else those of ``transcript``, are read after a recogniser's prompt."""
+
+    def prepare(model: Any) -> Prepared:
+        made = model.prepare(request)
+        if family != SPEECH or not (tokens or transcript) or not hasattr(model, "tokens"):
+            return made
+        return with_tokens(made, tokens or model.tokens.encode(f" {transcript.strip()}"), model.tokens)
+
+    media = tuple(each.sha256 for each in media_in(request))
+    return Item(name, request.input_hash, str(request.inputs.get("text", "")), media, prepare, family=family)
+
+
+def with_tokens(prepared: Prepared, tokens: Sequence[int], tokenizer: Any) -> Prepared:
+    """``prepared`` with the first ``TRANSCRIPT_TOKENS`` of ``tokens`` after its prompt."""
+    import numpy
+
+    more = numpy.array([list(tokens)[:TRANSCRIPT_TOKENS]], dtype=numpy.int64)
+    ids = numpy.concatenate([as_array(prepared.arrays["input_ids"]), more], axis=1)
+    return Prepared({**prepared.arrays, "input_ids": ids}, tokenizer.text(ids[0].tolist()), int(ids.shape[1]))
+
+
+def from_audio(path: Path) -> Item:
+    check_file(path)
+    return from_request(
+        path.stem, Request({"audio": Media(path=path, kind="audio"), "language": "en", "task": "transcribe"}, CAPTURE), SPEECH
+    )
+
+
+def check_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"there is no file {str(path)!r}", fix="--inputs FILE")
 
 
 def from_image(path: Path, prompt: str | None) -> Item:
-    if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}", fix="--inputs FILE")
+    check_file(path)
     if not prompt:
         raise UsageError(f"what is asked about {path.name}?", why="an image alone is no input", fix='--prompt "What is shown?"')
     return from_request(path.stem, Request({"text": prompt, "images": [Media(path=path)]}, CAPTURE))
@@ -120,7 +184,9 @@ def from_file(path: Path) -> Item:
         raise DataError(f"{path} cannot be read as named arrays", why=f"{type(error).__name__}: {error}"[:300]) from error
     if why := no_input(arrays):
         raise DataError(
-            f"{path} holds no input", why=why, fix="save input_ids, pixel_values, ... as the model's forward takes them"
+            f"{path} holds no input",
+            why=why,
+            fix="save input_ids, pixel_values or input_features, ... as the model's forward takes them",
         )
     return from_arrays(path.stem, arrays, "", (), None)
 
@@ -144,7 +210,8 @@ def from_arrays(name: str, arrays: dict[str, Any], text: str, media: tuple[str, 
         {key: list(map(digest, value if isinstance(value, list) else [value])) for key, value in sorted(prepared.items())}, 32
     )
     length = int(prepared["input_ids"].shape[1])
-    return Item(name, hashed, text, media, lambda model: Prepared(dict(prepared), text, length), replayed)
+    family = SPEECH if "input_features" in prepared else VISION
+    return Item(name, hashed, text, media, lambda model: Prepared(dict(prepared), text, length), replayed, family)
 
 
 def replayed(run: Run) -> list[Item]:
@@ -179,7 +246,7 @@ def replayed(run: Run) -> list[Item]:
         seen = asked.get("seen")
         prompt = (seen.get("prompt") if isinstance(seen, dict) else None) or ""
         made = from_arrays(name, kept[name], str(prompt), tuple(asked.get("media") or ()), run.manifest["run_key"][:12])
-        found.append(Item(made.id, line["input_hash"], str(asked.get("text") or ""), made.media, made.prepare, made.replayed))
+        found.append(replace(made, input_hash=line["input_hash"], text=str(asked.get("text") or "")))
     return found
 
 

@@ -10,8 +10,10 @@ dropped and synonyms made one. Families whose libraries disagree beyond that ren
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+
+from workbench.models.speech_to_text import FAMILY as SPEECH
 
 PROJECTOR = frozenset(
     {
@@ -45,7 +47,28 @@ FINE = (*COARSE, "*.block.#.~", "projector.~")
 """What the zoo records: also the parts of each block; ``~`` stands for a name without a dot."""
 
 
-def layer_name(path: str, renames: Sequence[tuple[str, str]] = (), *, whole: bool = False) -> str | None:
+PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
+Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+SPEECH_RENAMES: Renames = (
+    (r"^(\w+\.)?encoder\.", "audio_tower."),
+    (r"^(\w+\.)?decoder(\.|$)", ""),
+    (r"\b(encoder_attn|cross_attn)(?=\.|$)", "cross_attention"),
+    (r"\b(self_attn_layer_norm|attn_ln)$", "attention_norm"),
+    (r"\b(encoder_attn_layer_norm|cross_attn_ln)$", "cross_attention_norm"),
+    (r"((?:layers|blocks)\.\d+\.)(?:final_layer_norm|mlp_ln)$", r"\1mlp_norm"),
+    (r"\b(?:layer_norm|ln)$", "norm"),
+    (r"\btoken_embedding$", "embeddings"),
+    (r"\bmlp([12])$", r"fc\1"),
+    (r"\b(query|key|value|out)$", lambda found: PROJECTIONS[found[1]]),
+    (r"\bproj_out$", "lm_head"),
+)
+"""An encoder of sound is a tower of its own, the decoder writes text. Paths: transformers' ``modeling_whisper.py`` and the mlx-whisper
+and mlx-audio ``whisper.py``."""
+RENAMES = {SPEECH: SPEECH_RENAMES}
+"""By family of model."""
+
+
+def layer_name(path: str, renames: Renames = (), *, whole: bool = False) -> str | None:
     """The name of the module at ``path``; None for the containers and for what is no layer (the head: logits are recorded as output).
 
     ``renames`` are regular expressions and their replacements, applied to the whole path first. ``whole`` leaves the containers in.
@@ -82,7 +105,7 @@ def tower_of(parts: Sequence[str]) -> str:
     return "audio" if any(part in AUDIO for part in parts) else "text"
 
 
-def names_of(paths: Iterable[str], renames: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+def names_of(paths: Iterable[str], renames: Renames = ()) -> dict[str, str]:
     """``{path: name}``; of several paths with one name the outermost (first) has it. Blocks of a second stack (of another vision tower) are
     called by their whole path, so that none is left out."""
     found: dict[str, str] = {}

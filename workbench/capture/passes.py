@@ -41,12 +41,14 @@ class Made:
 
 
 class Model:
-    """An opened vision-language model, its layers by name, and its precision."""
+    """An opened model of ``family``, its layers by name, and its precision. Raises UsageError for one that has no modules to look into."""
 
-    def __init__(self, opened: Any):
-        self.opened, self.module = opened, opened.model
+    def __init__(self, opened: Any, family: str):
+        self.opened, self.module = opened, getattr(opened, "model", None)
+        if self.module is None or not hasattr(opened, "logits"):
+            raise UsageError("this model cannot be looked into", why="its layers are not modules in this process")
         self.torch = is_torch(self.module)
-        self.known = names.names_of(module_paths(self.module))
+        self.known = names.names_of(module_paths(self.module), names.RENAMES.get(family, ()))
 
     @cached_property
     def dtype(self) -> str:
@@ -57,7 +59,7 @@ class Model:
     @cached_property
     def image_tokens(self) -> set[int]:
         """Ids that stand for pieces of an image: nothing predicts them."""
-        config = self.module.config
+        config = getattr(self.module, "config", None)
         fields = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "image_placeholder_token_id")
         return {value for name in fields if isinstance(value := getattr(config, name, None), int)}
 
@@ -121,7 +123,7 @@ class Passes:
                 self.notes.append(
                     f"torch's own error is not measured: in {exact} the weights would fill this machine's memory (--also {exact} tries it)"
                 )
-        if self.model.opened.device.type == "mps" and "float64" in wanted:
+        if next(self.model.module.parameters()).device.type == "mps" and "float64" in wanted:
             wanted.remove("float64")
             self.notes.append(
                 "Apple's GPU has no float64: torch's own error is not measured here (capture with ?device=cpu to have it)"
@@ -140,6 +142,8 @@ class Passes:
 
     def _run(self, item: Item) -> Made:
         prepared = item.prepare(self.model.opened)
+        if "input_ids" not in prepared.arrays:
+            raise ItemError("this model reads no tokens", reason="model", why="a capture predicts each token from those before it")
         self.model.check_ids(as_arrays(prepared)["input_ids"])
         records: dict[str, dict[str, Record]] = {}
         tap = Accumulating(self.keep)

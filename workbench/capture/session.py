@@ -20,7 +20,7 @@ from workbench.capture.passes import Model, Passes
 from workbench.capture.recording import find
 from workbench.errors import ItemError, RuntimeMissing, UsageError
 from workbench.fingerprint import of_json, versions
-from workbench.models.loading import open_vision_language
+from workbench.models.loading import open_model
 from workbench.models.options import flag, in_key
 from workbench.models.source import identify, resolve
 from workbench.registry import get_backend
@@ -28,14 +28,15 @@ from workbench.run import journal
 from workbench.run import writer as writing
 from workbench.run.bundle import CAPTURE, DEFAULT_RUNS, LAYERS_FILE, Run, run_key
 from workbench.run.input_records import write_inputs
-from workbench.run.key import ANSWERING_LIBRARIES
 from workbench.run.layer_records import ItemRecords, lines_of, write_layers
+from workbench.run.libraries import check_libraries, libraries
 from workbench.run.progress import Progress, Silent
 from workbench.run.token_records import OWN, write_tokens
 from workbench.types import ModelSpec
 
 VERSION = 1
 AUTOMATIC = "auto"
+NO_TASK = {"card": None, "headline": None, "path": None}
 
 
 def capture_layers(
@@ -48,16 +49,18 @@ def capture_layers(
     localise: bool = False,
     limit: int = DEFAULT_LIMIT,
     prompt: str | None = None,
+    follow: str | Path | Run | None = None,
     runs: str | Path = DEFAULT_RUNS,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Capture and return the bundle; a complete one of the same command is returned as it is, an interrupted one is continued.
 
-    ``inputs``: a task or suite (its first ``limit`` items), image files with ``prompt``, files of named arrays, or a capture, whose very
-    arrays are fed. ``layers``: patterns over layer names or module paths. ``keep``: also keep values. ``also``: further precisions for a
-    torch model (``auto``: the next more exact one; ``none``). ``localise``: ``inputs`` must be a capture with kept values; each layer also
-    runs on that capture's activations. Raises WorkbenchError; an input that fails is recorded with its error.
+    ``inputs``: a task or suite (its first ``limit`` items), image files with ``prompt``, sounds, files of named arrays, or a capture, whose
+    very arrays are fed. ``follow``: the run whose transcripts a recogniser reads (without it: the task's references). ``layers``: patterns
+    over layer names or module paths. ``keep``: also keep values. ``also``: further precisions for a torch model (``auto``: the next more
+    exact one; ``none``). ``localise``: ``inputs`` must be a capture with kept values; each layer also runs on that capture's activations.
+    Raises WorkbenchError; an input that fails is recorded with its error.
     """
     progress = progress or Silent()
     spec = model if isinstance(model, ModelSpec) else ModelSpec.parse(model)
@@ -73,7 +76,9 @@ def capture_layers(
             fix="workbench list models",
         )
     reference = reference_of(sources) if localise else None
-    items = read_items(sources, limit=limit, prompt=prompt)
+    followed = follow if follow is None or isinstance(follow, Run) else Run(follow)
+    items = read_items(sources, limit=limit, prompt=prompt, follow=followed)
+    check_libraries(items[0].family, spec)
     settings = {
         "layers": list(layers),
         "keep": keep,
@@ -129,7 +134,7 @@ def first_manifest(spec: ModelSpec, backend: Any, items: Sequence[Item], setting
         },
         "options": dict(in_key(spec.backend, options)),
         "generation": {},
-        "libraries": versions([*backend.distributions, *ANSWERING_LIBRARIES]),
+        "libraries": versions(libraries(items[0].family, backend, spec)),
     }
     asked = {
         "task": CAPTURE,
@@ -143,7 +148,7 @@ def first_manifest(spec: ModelSpec, backend: Any, items: Sequence[Item], setting
         "run_key": run_key(key),
         "key": key,
         "asked": {**asked, "shard": None},
-        "task": {"name": CAPTURE, "version": VERSION, "scorer": "none", "card": None, "headline": None, "path": None},
+        "task": {"name": CAPTURE, "version": VERSION, "scorer": "none", **NO_TASK, "family": items[0].family},
         "model": {"text": spec.label, "backend": spec.backend, "revision": spec.revision},
         "identity": identity,
         "evidence": backend.evidence(options),
@@ -168,10 +173,10 @@ def fill(
         from workbench.models.artifact import artifact
 
         journal.write_json(folder / "artifact.json", artifact(resolve(spec).folder, flag(spec.options, "allow_pickle")))
-    opened = open_vision_language(spec)
+    opened = open_model(spec, items[0].family)
     try:
         bundle.event("loaded", model=opened.describe())
-        passes = Passes(Model(opened), settings, reference)
+        passes = Passes(Model(opened, items[0].family), settings, reference)
         for note in passes.notes:
             bundle.event("note", text=note)
             progress.say(note)

@@ -2,6 +2,7 @@
 
 workbench capture demo:vlm@torch --inputs demo --keep
 workbench capture demo:vlm@mlx --inputs reports/runs/capture-demo-vlm-torch-... --localise
+workbench capture demo:stt@torch --inputs stt --limit 2 --keep
 workbench parity reports/runs/capture-demo-vlm-torch-... reports/runs/capture-demo-vlm-mlx-...
 """
 
@@ -23,15 +24,20 @@ def add_parser(parsers: Any) -> None:
         description="Record what a model's layers put out on some inputs: statistics and sketches of each, values where asked for.",
         epilog="Compare two captures with `workbench parity`: it needs no runtime, so they may come from two machines.",
     )
-    parser.add_argument("model", metavar="MODEL", help="demo:vlm@torch, torch:ORG/NAME, mlx:./folder, with options as in eval")
+    parser.add_argument(
+        "model", metavar="MODEL", help="demo:vlm@torch, demo:stt@mlx, torch:ORG/NAME, mlx:./folder, with options as in eval"
+    )
     parser.add_argument(
         "--inputs",
         action="append",
         required=True,
         metavar="WHAT",
-        help="a task or suite, an image (with --prompt), a .npz or .safetensors of named arrays, or a capture: its very arrays; repeatable",
+        help="a task or suite, an image (with --prompt), a sound, a .npz or .safetensors of named arrays, or a capture: its very arrays; repeatable",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="what is asked about images")
+    parser.add_argument(
+        "--follow", type=Path, metavar="RUN", help="a recogniser reads this run's transcripts (default: the task's own references)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="the first N items of each task (default 4)")
     parser.add_argument(
         "--layers",
@@ -75,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         localise=arguments.localise,
         limit=DEFAULT_LIMIT if arguments.limit is None else arguments.limit,
         prompt=arguments.prompt,
+        follow=arguments.follow,
         runs=arguments.runs or DEFAULT_RUNS,
         fresh=arguments.fresh,
         progress=automatic(),

@@ -11,7 +11,10 @@ from typing import Any
 def add_options(parser: Any) -> None:
     """``--reference``, ``--margin`` or ``--relative-margin``, ``--partial``."""
     parser.add_argument(
-        "--reference", metavar="MODEL", help="the reference: a model's text or a run's name (default: the first run's model)"
+        "--reference",
+        metavar="MODEL",
+        action="append",
+        help="the reference: a model's text or a run's name (default: the first run's model). Runs of several families of models (vision-language, speech-to-text) have a reference each: repeat it",
     )
     margin = parser.add_mutually_exclusive_group()
     margin.add_argument(
@@ -26,6 +29,7 @@ MANY_ITEMS = 20_000
 
 def announce(sides: Sequence[Any]) -> None:
     """Say on stderr what of a folder is not compared, and that a large comparison takes its time."""
+    from workbench.parity.families import by_family
     from workbench.parity.text import printable
 
     for name in dict.fromkeys(name for side in sides for name in side.passed_over):
@@ -33,6 +37,12 @@ def announce(sides: Sequence[Any]) -> None:
             printable(f"{name} is a table of the zoo and is left out; it has a page of its own: workbench report {name}"),
             file=sys.stderr,
         )
+    groups = by_family(sides)
+    for family, members in groups.items():
+        if len(groups) > 1 and len(members) == 1:
+            print(
+                printable(f"{members[0].label} is compared with nothing: no other run here is of a {family} model"), file=sys.stderr
+            )
     runs = [run for side in sides for run in side.all_runs]
     items = sum(run.manifest["n"] for run in runs)
     if items > MANY_ITEMS:

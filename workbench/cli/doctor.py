@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +80,29 @@ def programs() -> dict[str, Any]:
     return row("core ml", True, f"packages by reference execution on torch, coremltools {found['coremltools']}{with_onnx}")
 
 
+def speech() -> dict[str, Any]:
+    """Speech to text needs files read and resampled; on MLX also a library with the models."""
+    found: dict[str, str] = {}
+    for name in ("soundfile", "soxr", "av", "mlx-whisper", "mlx-audio"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    missing = [name for name in ("soundfile", "soxr") if name not in found]
+    if missing:
+        return row(
+            "speech",
+            False,
+            f"{' and '.join(missing)} not installed: audio cannot be read",
+            "pip install 'parity-workbench[speech]'",
+        )
+    said = [f"audio by {', '.join(f'{name} {found[name]}' for name in ('soundfile', 'soxr', 'av') if name in found)}"]
+    if "av" not in found:
+        said.append("no av: m4a, aac and webm cannot be read (pip install 'parity-workbench[speech]')")
+    libraries = [f"{name} {found[name]}" for name in ("mlx-whisper", "mlx-audio") if name in found]
+    if libraries:
+        said.append(f"on MLX by {', '.join(libraries)}")
+    return row("speech", True, "; ".join(said))
+
+
 def disk() -> dict[str, Any]:
     free = shutil.disk_usage(Path.cwd()).free
     return row(
@@ -122,7 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     rows = {
         "runtimes": backends(),
-        "around them": [machine, name_clash(), data_library(), programs(), disk(), caches(), hub(), *plugins()],
+        "around them": [machine, name_clash(), data_library(), programs(), speech(), disk(), caches(), hub(), *plugins()],
     }
     if arguments.json:
         print(json.dumps(rows, ensure_ascii=False))

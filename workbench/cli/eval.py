@@ -1,6 +1,7 @@
 """``workbench eval TASK|SUITE --model M [--model M2 ...]``: one run bundle a model and task, then a table.
 
 workbench eval demo --model demo:vlm@torch --model demo:vlm@mlx
+workbench eval stt --model demo:stt@torch --model demo:stt@mlx
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def add_parser(parsers: Any) -> None:
     parser = parsers.add_parser("eval", help="run a task or a suite on one or more models", description=__doc__.splitlines()[0])
     parser.add_argument("task", metavar="TASK|SUITE", help="a name (workbench list), or a Python file with one @task function")
     parser.add_argument(
-        "--model", action="append", required=True, metavar="M", help="demo:vlm@torch, torch:ORG/NAME, mlx:./folder, server:http://HOST:PORT#NAME; repeatable"
+        "--model",
+        action="append",
+        required=True,
+        metavar="M",
+        help="demo:vlm@torch, demo:stt@mlx, torch:ORG/NAME, mlx:./folder, server:http://HOST:PORT#NAME; repeatable",
     )
     choose = parser.add_argument_group("which items")
     choose.add_argument("--limit", type=int, metavar="N", help="only the first N items")

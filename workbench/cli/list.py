@@ -10,6 +10,12 @@ from typing import Any
 KINDS = ("tasks", "suites", "models", "runs")
 
 
+DEMO_MODELS = {
+    "vlm": "bundled 64-pixel vision-language model, fp32",
+    "stt": "bundled recogniser of speech (a small Whisper, fp16 weights): workbench eval stt",
+}
+
+
 def add_parser(parsers: Any) -> None:
     parser = parsers.add_parser("list", help="tasks, suites, models and runs", description=__doc__.splitlines()[0])
     parser.add_argument("kind", nargs="?", choices=KINDS, help="default: all")
@@ -43,8 +49,9 @@ def models() -> list[dict[str, str]]:
                 {"name": "server:http://HOST:PORT#NAME", "description": "any OpenAI-compatible server; NAME as it lists it"}
             )
             continue
-        if demo_model("vlm"):
-            rows.append({"name": f"demo:vlm@{backend}", "description": "bundled 64-pixel vision-language model, fp32"})
+        for name, description in DEMO_MODELS.items():
+            if demo_model(name):
+                rows.append({"name": f"demo:{name}@{backend}", "description": description})
         rows.append(
             {"name": f"{backend}:SOURCE", "description": "a hub id ORG/NAME[@REVISION] or a local folder in the hub layout"}
         )

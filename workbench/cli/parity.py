@@ -3,7 +3,8 @@
     workbench parity reports/runs/*torch* reports/runs/*mlx*
     workbench parity reports/runs --reference demo:vlm@torch --gate
 
-The first run's model is the reference; runs of one model on several tasks belong together. Reads bundles only.
+The first run's model is the reference; runs of one model on several tasks belong together. Runs of vision-language models and of
+recognisers are compared within their own family, each with its own reference (``--reference`` may be repeated). Reads bundles only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from workbench.cli.comparing import add_options, announce, read_margin
 from workbench.errors import EXIT_DIFFERENT, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from workbench.parity.comparison import Comparison
+    from workbench.parity.comparison import Comparison, Stratum
 
 WORST_FIRST = (EXIT_DIFFERENT, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK)
 
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n\n".join(str(each) for each in comparisons))
     for label, reasons in failures.items():
         print(printable(f"\ngate: {label} {'failed: ' + '; '.join(reasons) if reasons else 'passed'}"))
-    reference = f" --reference {shlex.quote(arguments.reference)}" if arguments.reference else ""
+    reference = "".join(f" --reference {shlex.quote(each)}" for each in arguments.reference or ())
     print(f"\nnext: workbench report {shlex.join(arguments.runs[:6])}{' ...' if len(arguments.runs) > 6 else ''}{reference}")
     return worst(codes)
 
@@ -147,8 +148,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             for rung in comparison.rungs
         ],
         "first_broken": comparison.first_broken.number if comparison.first_broken else None,
-        "strata": [{"axis": each.axis, "name": each.name, "task": each.task, **asdict(each.paired)} for each in comparison.strata],
+        "strata": [stratum_json(each) for each in comparison.strata],
         "flips": [{"task": pair.task, "id": pair.id, "change": pair.change} for pair in comparison.flips],
         "unpaired": {side: list(names) for side, names in comparison.unpaired.items()},
         "notes": list(comparison.notes),
     }
+
+
+def stratum_json(stratum: Stratum) -> dict[str, Any]:
+    """Of speech with words, errors and both intervals."""
+    found = {"axis": stratum.axis, "name": stratum.name, "task": stratum.task, **asdict(stratum.paired)}
+    return found if stratum.words is None else {**found, "words": stratum.words.as_json()}

@@ -28,7 +28,7 @@ def add_parser(parsers: Any) -> None:
     )
     add_options(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: reports/report-HASH")
-    parser.add_argument("--no-media", action="store_true", help="leave images out")
+    parser.add_argument("--no-media", action="store_true", help="leave images and sounds out")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def build(arguments: argparse.Namespace, out: Path | None, media: Any = "auto") -> tuple[Path, list[Any]]:
     """(path of index.html, comparisons) of the runs that were named. Raises WorkbenchError."""
+    from workbench.parity.families import by_family
     from workbench.parity.sides import ZooAlone, read_sides
     from workbench.report import write
 
@@ -58,7 +59,7 @@ def build(arguments: argparse.Namespace, out: Path | None, media: Any = "auto") 
         return zoo_page(found.run, arguments, out), []
     announce(sides)
     comparisons: list[Any] = []
-    if len(sides) > 1:
+    if any(len(members) > 1 for members in by_family(sides).values()):
         from workbench.parity.ladder import compare_all
 
         comparisons = list(compare_all(sides, margin=margin))

@@ -9,7 +9,7 @@ Reading needs no runtime::
 
 Files: ``manifest.json`` (first ``running``, replaced last: ``complete``), ``samples.jsonl`` (one line an item),
 ``events.jsonl``, ``environment.json`` (one entry a session), ``results.json`` (derived), and where recorded
-``artifact.json`` (the weights, by name), ``media/`` (images by the hash of their bytes) and ``tensors/``.
+``artifact.json`` (the weights, by name), ``media/`` (images and sounds by the hash of their bytes) and ``tensors/``.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Run:
         found = self._json("results.json")
         speed = found.get("performance") if isinstance(found, dict) else None
         if isinstance(speed, dict) and self.manifest.get("evidence") == "reference":
-            found["performance"] = {name: None if "second" in name else value for name, value in speed.items()}
+            found["performance"] = {name: None if "second" in name or "rtf" in name else value for name, value in speed.items()}
         return found
 
     @property
@@ -208,7 +208,7 @@ class Run:
         return {match[1]: path for match, path in found if match}
 
     def media(self, sha256: str) -> Path | None:
-        """The recorded image whose encoded bytes have this hash; None where it was not recorded."""
+        """The recorded image or sound whose encoded bytes have this hash; None where it was not recorded."""
         return self._media.get(sha256)
 
     def iter_items(self) -> Iterator[dict[str, Any]]:
@@ -253,7 +253,7 @@ class Run:
 
     def to_frame(self):
         """One row an item as a ``pandas.DataFrame``: id, group, response, finish, answer, correct, reason, timing in seconds (none of reference
-        evidence)."""
+        evidence); of speech also words and the kinds of errors."""
         import pandas
 
         timed = self.manifest.get("evidence") != "reference"
@@ -275,6 +275,8 @@ class Run:
                     "tokens_out": timing.get("n_out"),
                 }
             )
+            if "words" in (counts := score.get("counts") or {}):
+                rows[-1] |= {name: counts.get(name) for name in ("words", "substitutions", "deletions", "insertions")}
         return pandas.DataFrame(rows)
 
     def __repr__(self) -> str:

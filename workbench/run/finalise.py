@@ -23,9 +23,9 @@ def score_json(score: Score) -> dict[str, Any]:
     return found
 
 
-def failed_score() -> Score:
-    """An item that could not be answered counts as wrong, and says so."""
-    return Score.of(False, None, "error")
+def failed_score(task: Task, sample: Sample) -> Score:
+    """An item that could not be answered counts as wrong, and says so; what that means in counts is the task's to say."""
+    return Score.of(False, None, "error") if task.failed is None else task.failed(sample)
 
 
 def finalise(
@@ -40,7 +40,7 @@ def finalise(
         line = lines[sample.id]
         output, extraction = line["output"], line.get("extraction")
         if output["finish"] == "error":
-            errors[sample.id] = failed_score()
+            errors[sample.id] = failed_score(task, sample)
         elif extraction is None:
             responses[sample.id] = Response(output["value"], finish=output["finish"])
         else:

@@ -14,9 +14,6 @@ from workbench.errors import ItemError, UsageError
 from workbench.fingerprint import of_json, versions
 from workbench.types import Generation, ModelSpec, Sample, Task
 
-ANSWERING_LIBRARIES = ("tokenizers", "pillow", "numpy")
-"""Make the answers on every runtime, through tokens and pixels; a runtime's own libraries are named by its backend."""
-
 PROMPTS = 8
 
 ASKING_ERRORS = (ItemError, ValueError, KeyError, TypeError, OSError)
@@ -59,7 +56,7 @@ def asked(
 def prompt_fingerprint(task: Task, samples: Sequence[Sample]) -> str:
     """One hash over what the first ``PROMPTS`` items ask: an own eval whose wording was changed is another run.
 
-    An item that cannot be asked (its image is unreadable, say) counts as that; the run records its error.
+    An item that cannot be asked (its file is unreadable, say) counts as that; the run records its error.
     """
     hashes: list[str | None] = []
     for sample in samples[:PROMPTS]:
@@ -77,14 +74,14 @@ def full_key(
     samples: Sequence[Sample],
     data: dict[str, Any],
     identity: dict[str, Any],
-    backend: Any,
+    distributions: Sequence[str],
     prepared: dict[str, Any],
     device: dict[str, Any],
     options: dict[str, str],
 ) -> dict[str, Any]:
     """Everything the answers depend on, as JSON with named fields (a refusal to resume names them).
 
-    ``options`` are those of ``spec`` that can change an answer.
+    ``options`` are those of ``spec`` that can change an answer, ``distributions`` the libraries that make them.
     """
     return {
         "task": {"name": task.name, "version": task.version, "prompt": prompt_fingerprint(task, samples)},
@@ -97,5 +94,5 @@ def full_key(
         },
         "options": dict(options),
         "generation": generation.to_dict(),
-        "libraries": versions([*backend.distributions, *ANSWERING_LIBRARIES]),
+        "libraries": versions(distributions),
     }

@@ -37,6 +37,9 @@ def about_input(found: Any) -> str | None:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("media"), list):
         return "input holds no list of media"
+    seconds = found.get("audio_seconds")
+    if seconds is not None and not (is_number(seconds) and seconds >= 0):
+        return "input.audio_seconds is no number from 0 on"
     return None if all(isinstance(each, str) for each in found["media"]) else "input.media holds what is no hash"
 
 
@@ -49,8 +52,20 @@ def about_output(found: Any) -> str | None:
         return "output.value is null, but no error is given"
     if not isinstance(found.get("error"), dict | None):
         return "output.error is no mapping"
+    segments = found.get("segments")
+    if segments is not None and not (isinstance(segments, list) and all(map(is_segment, segments))):
+        return "output.segments is no list of start, end and text"
     tokens = found.get("tokens")
     return None if tokens is None or isinstance(tokens, list) else "output.tokens is no list"
+
+
+def is_segment(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("text"), str)
+        and is_number(found.get("start"))
+        and is_number(found.get("end"))
+    )
 
 
 def about_score(found: Any) -> str | None:

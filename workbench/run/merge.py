@@ -123,7 +123,7 @@ def timings(shards: Shards) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def copy_recordings(folder: Path, runs: Sequence[Run]) -> None:
-    """Images, tensors and the first shard's weight list. Parts of recordings are numbered anew."""
+    """Media, tensors and the first shard's weight list. Parts of recordings are numbered anew."""
     for run in runs:
         for name in sorted(files_of(run.folder)):
             kind, _, file = name.rpartition("/")

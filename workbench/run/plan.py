@@ -17,6 +17,7 @@ from workbench.models.source import identify
 from workbench.registry import get_backend
 from workbench.run import key as run_keys
 from workbench.run.bundle import run_key
+from workbench.run.libraries import FAMILIES, check_libraries, libraries
 from workbench.tasks.catalogue import load_task
 from workbench.types import Generation, ModelSpec, Sample, Task
 
@@ -72,14 +73,15 @@ def plan(
     path = task if isinstance(task, str) and task.partition("::")[0].endswith(".py") and not Path(task).is_absolute() else None
     task = task if isinstance(task, Task) else load_task(task)
     spec = model if isinstance(model, ModelSpec) else ModelSpec.parse(model)
-    if task.family != "vision-language":
-        raise UsageError(f"task {task.name!r} asks a {task.family} model", why="this version runs vision-language models")
+    if task.family not in FAMILIES:
+        raise UsageError(f"task {task.name!r} asks a {task.family} model", why=f"this version runs {' and '.join(FAMILIES)} models")
     changes = {name: value for name, value in (("max_tokens", max_tokens), ("seed", seed)) if value is not None}
     generation = replace(task.generation, **changes)
     backend = get_backend(spec.backend)
     availability = backend.available()
     if not availability.ok:
         raise RuntimeMissing(f"the runtime {spec.backend!r} is not here", why=availability.reason, fix=availability.fix)
+    check_libraries(task.family, spec)
     identity = identify(spec)
     part = limit is not None and limit > 0 and not sample_ids and shard is None
     loaded = task.load(limit if part else None)  # a few items of a hub's data set need not download all of it
@@ -94,7 +96,7 @@ def plan(
         samples,
         {"revision": loaded.revision, "fingerprint": loaded.fingerprint},
         identity,
-        backend,
+        libraries(task.family, backend, spec),
         prepared,
         device,
         in_key(spec.backend, options),
@@ -114,6 +116,7 @@ def first_manifest(todo: Plan) -> dict[str, Any]:
             "name": task.name,
             "version": task.version,
             "scorer": task.scorer,
+            "family": task.family,
             "card": task.card_name,
             "headline": task.headline,
             "path": todo.path,

@@ -1,4 +1,4 @@
-"""Evidence kept beside the answers, on request: token records, the arrays a model was given, the images.
+"""Evidence kept beside the answers, on request: token records, the arrays a model was given, the images and sounds.
 
     evaluate("mmmu-sample", "demo:vlm@mlx", record=("tokens", "media"), follow=["demo:vlm@torch"])
 
@@ -8,21 +8,21 @@ from its stored answers, and an interrupted recording goes on where it stopped.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import ItemError, UsageError
+from workbench.errors import UsageError
 from workbench.run.bundle import Run, find_bundles
 from workbench.run.input_records import recorded_inputs, write_inputs
 from workbench.run.journal import write_atomically
 from workbench.run.key import ASKING_ERRORS
+from workbench.run.media_files import suffix
 from workbench.run.plan import Plan
 from workbench.run.progress import Progress
 from workbench.run.token_records import OWN, record_of, recorded_tokens, write_tokens
 from workbench.run.writer import BundleWriter
-from workbench.types import Media, ModelSpec, Sample
+from workbench.types import ModelSpec, Sample, media_in
 
 KINDS = ("tokens", "inputs", "media")
 ITEMS_A_PART = 64
@@ -69,11 +69,11 @@ class Recorder:
         return {kind: samples for kind, samples in found.items() if samples}
 
     def media_of(self, sample: Sample, line: Mapping[str, Any]) -> list[str]:
-        """The hashes of an item's images; a line of schema 1 has none, so the task is asked."""
+        """The hashes of an item's media; a line of schema 1 has none, so the task is asked."""
         if line.get("input") is not None:
             return line["input"]["media"]
         try:
-            return [media.sha256 for media in self.todo.task.ask(sample).inputs.get("images", ())]
+            return [media.sha256 for media in media_in(self.todo.task.ask(sample))]
         except ASKING_ERRORS:
             return ["unknown"]
 
@@ -164,8 +164,8 @@ class Recorder:
         failed: dict[str, str] = {}
         for number, sample in enumerate(samples, 1):
             try:
-                for media in self.todo.task.ask(sample).inputs.get("images", ()):
-                    path = target / f"{media.sha256}.{extension(media)}"
+                for media in media_in(self.todo.task.ask(sample)):
+                    path = target / f"{media.sha256}.{suffix(media)}"
                     if not path.exists():
                         write_atomically(path, media.read())
             except ASKING_ERRORS as error:
@@ -179,17 +179,6 @@ def own_keys(folder: Path) -> list[str]:
         return []
     manifest = Run(folder).manifest
     return [manifest["run_key"], *manifest.get("mixed_keys", ())]
-
-
-def extension(media: Media) -> str:
-    """The usual suffix of the encoded bytes' format; ``bin`` when PIL does not know it."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(media.read())) as picture:
-            return {"JPEG": "jpg", "TIFF": "tif"}.get(str(picture.format), str(picture.format).lower())
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError, ItemError):
-        return "bin"
 
 
 def find_followed(sources: Sequence[str | Path], runs: Path, todo: Plan) -> Run | None:

@@ -31,7 +31,10 @@ PLAIN_RESULTS = (
     *("task", "version", "scorer", "n", "scored", "missing", "correct", "headline", "interval", "metrics", "groups", "reasons"),
     *("chance", "random_fallbacks", "score_range_over_seeds", "item_errors", "performance", "extractor"),
 )
-DETAILS = ("floor", "extractions", "recognition")
+DETAILS = (
+    *("floor", "extractions", "recognition"),
+    *("profile", "normaliser", "aligner", "intervals", "empty_references"),  # of speech: names of rules, ids of items and numbers
+)
 """What the workbench itself, and what its own tasks write into results; an own eval's further texts may be anything."""
 
 
@@ -82,7 +85,7 @@ def redact_line(line: Mapping[str, Any], key: bytes, named_here: bool = True) ->
         made["groups"] = [[axis, marker(name, key)] for axis, name in line["groups"]]
         made["group"] = line["group"] if line["group"] == line["id"] else marker(line["group"], key)
     if line.get("input"):
-        made["input"] = hidden(line["input"], ("media", "seen"), ("text", "target"), key)
+        made["input"] = hidden(line["input"], ("media", "seen", "audio_seconds"), ("text", "target"), key)
         if line["input"].get("seen"):
             made["input"]["seen"] = hidden(line["input"]["seen"], ("tokens", "arrays"), ("prompt",), key)
     made["output"] = {**hidden(line["output"], ("finish",), ("value",), key), "tokens": None}

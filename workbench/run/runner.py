@@ -62,5 +62,5 @@ def evaluate(
                 if bundle.manifest["status"] == "complete":
                     bundle.reopen()
                 Session(todo, bundle, progress, retry_errors, opened).run()
-            recorder.run(Run(folder).items(), bundle, lambda: opened.get(todo.spec)[0], progress)
+            recorder.run(Run(folder).items(), bundle, lambda: opened.get(todo.spec, todo.task.family)[0], progress)
     return Run(folder)

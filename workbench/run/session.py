@@ -10,41 +10,44 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.backends.hardware import describe_hardware
+from workbench.metrics.normalise import PROFILES
+from workbench.metrics.running_words import RunningWords
 from workbench.models.artifact import artifact
-from workbench.models.loading import open_vision_language
+from workbench.models.loading import open_model
 from workbench.models.options import flag
 from workbench.models.source import resolve
 from workbench.registry import get_backend
 from workbench.run import journal
 from workbench.run.finalise import failed_score, finalise, score_json
 from workbench.run.key import ASKING_ERRORS
+from workbench.run.media_files import audio_seconds
 from workbench.run.plan import Plan
 from workbench.run.progress import Progress
 from workbench.run.summary import performance
 from workbench.run.writer import BundleWriter
-from workbench.types import ModelSpec, Output, Request, Response, Sample, Score, Task
+from workbench.types import ModelSpec, Output, Request, Response, Sample, Score, Task, media_in
 
 
 class OpenModel:
     """The model that is open now: a suite loads it once. Closing is left to the outermost ``with``."""
 
     def __init__(self):
-        self.spec, self.model, self.load_seconds, self.depth = None, None, 0.0, 0
+        self.asked, self.model, self.load_seconds, self.depth = None, None, 0.0, 0
 
-    def get(self, spec: ModelSpec) -> tuple[Any, bool]:
-        """(model, was it loaded just now). Another spec closes the former model first, to free its memory."""
-        if self.model is not None and self.spec == spec:
+    def get(self, spec: ModelSpec, family: str) -> tuple[Any, bool]:
+        """(model, was it loaded just now). Another spec or family closes the former model first, to free its memory."""
+        if self.model is not None and self.asked == (spec, family):
             return self.model, False
         self.close()
         began = time.perf_counter()
-        self.model, self.spec = open_vision_language(spec), spec
+        self.model, self.asked = open_model(spec, family), (spec, family)
         self.load_seconds = time.perf_counter() - began
         return self.model, True
 
     def close(self) -> None:
         if self.model is not None:
             self.model.close()
-        self.model = self.spec = None
+        self.model = self.asked = None
 
     def __enter__(self) -> OpenModel:
         self.depth += 1
@@ -103,11 +106,11 @@ class Session:
         todo, bundle, progress = self.todo, self.bundle, self.progress
         backend = get_backend(todo.spec.backend)
         began = time.perf_counter()
-        model, new_model = self.opened.get(todo.spec)
+        model, new_model = self.opened.get(todo.spec, todo.task.family)
         bundle.event("loaded", seconds=self.opened.load_seconds, reused=not new_model, model=model.describe())
         backend.reset_peak_memory()
         progress.start(f"{todo.task.name}  {todo.spec.label}", len(todo.samples), len(self.lines))
-        running = RunningScore(self.lines.values())
+        running = RunningScore(todo.task, self.lines.values())
         cold = None
         answering = time.perf_counter()
         try:
@@ -156,22 +159,30 @@ class Session:
 
     def provisional(self, sample: Sample, output: Output) -> Score:
         if output.finish == "error":
-            return failed_score()
+            return failed_score(self.todo.task, sample)
         return self.todo.task.score(sample, Response(output.value, finish=output.finish), random.Random(self.todo.task.seed))
 
 
 class RunningScore:
-    """The mean of the provisional scores so far, as text for the progress line."""
+    """The mean of the provisional scores so far, as text for the progress line; of speech the word error rate and what it rests on."""
 
-    def __init__(self, lines: Iterable[Mapping[str, Any]]):
+    def __init__(self, task: Task, lines: Iterable[Mapping[str, Any]]):
+        self.profile = PROFILES.get(task.scorer.removeprefix("wer ")) if task.scorer.startswith("wer ") else None
         self.total, self.count = 0.0, 0
+        self.words = RunningWords()
         self.add(lines)
 
     def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        if self.profile is not None:
+            self.words.add(line["score"]["counts"] for line in lines if "words" in line["score"]["counts"])
+            return
         values = [line["score"]["value"] for line in lines if line["score"]["value"] is not None]
         self.total, self.count = self.total + sum(values), self.count + len(values)
 
     def __str__(self) -> str:
+        if self.profile is not None:
+            named = f"{self.profile.name} {self.profile.normaliser().version}"
+            return f"WER {self.words.rate_text} ({named}, {self.words.errors:,} errors in {self.words.words:,} words)"
         return f"score {100 * self.total / self.count:.1f} %" if self.count else ""
 
 
@@ -187,8 +198,14 @@ def line_of(task: Task, sample: Sample, request: Request | None, input_hash: str
         "tokens": None if output.tokens is None else list(output.tokens),
         "finish": output.finish,
     }
+    if output.segments is not None:
+        found["segments"] = [dict(segment) for segment in output.segments]
     if output.error is not None:
         found["error"] = dict(output.error)
+    given = output.seen or {}
+    seconds = (given.get("audio") or {}).get("seconds")
+    if seconds is None and request is not None:
+        seconds = audio_seconds(request)
     return {
         "id": sample.id,
         "group": sample.group,
@@ -196,9 +213,10 @@ def line_of(task: Task, sample: Sample, request: Request | None, input_hash: str
         "input_hash": input_hash,
         "input": {
             "text": None if request is None else str(request.inputs.get("text", "")),
-            "media": [] if not input_hash else [media.sha256 for media in request.inputs.get("images", ())],
+            "media": [] if not input_hash else [media.sha256 for media in media_in(request)],
             "target": plain(sample.target),
-            "seen": None if output.seen is None else dict(output.seen),
+            "seen": dict(given) if "tokens" in given else None,  # a library's own loop shows neither tokens nor arrays
+            **({} if seconds is None else {"audio_seconds": seconds}),
         },
         "output": found,
         "score": score_json(score),

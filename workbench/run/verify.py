@@ -1,4 +1,4 @@
-"""Whether a bundle is what its run wrote: shape, checksums, images, tensors, and results that follow from the answers.
+"""Whether a bundle is what its run wrote: shape, checksums, media, tensors, and results that follow from the answers.
 
     for finding in verify(Run("reports/runs/a")):
         print(finding.level, finding.what, finding.detail)
@@ -147,7 +147,7 @@ def known(path: Path) -> bool:
 
 
 def check_lines(run: Run) -> tuple[dict[str, dict[str, Any]], set[str], Finding]:
-    """(good lines by id, hashes of the images they ask about, finding).
+    """(good lines by id, hashes of the media they ask about, finding).
 
     An unfinished journal may hold an item twice and end in a torn line. What scoring does not need is not kept: a line of
     long token lists would be most of the memory, and of the time that the interpreter's garbage collector takes.
@@ -206,11 +206,11 @@ def check_checksums(run: Run) -> Finding:
 
 
 def check_media(run: Run, named: set[str]) -> list[Finding]:
-    """Every image's bytes hash to its name, and every image that was asked about is there."""
+    """Every image's and sound's bytes hash to its name, and each that was asked about is there."""
     folder = run.folder / "media"
     if not folder.is_dir():
         text = "removed by redaction" if run.manifest.get("redacted") else "not recorded (eval --record media)"
-        return [Finding("note", "media", f"{len(named)} images {text}")] if named else []
+        return [Finding("note", "media", f"{len(named)} media files {text}")] if named else []
     strange, changed = [], []
     for path in sorted(folder.iterdir()):
         match = MEDIA_NAME.fullmatch(path.name)
@@ -220,12 +220,12 @@ def check_media(run: Run, named: set[str]) -> list[Finding]:
             changed.append(path.name)
     found = []
     if strange:
-        found.append(Finding("failed", "media", f"no image of a bundle: {listed(strange)}"))
+        found.append(Finding("failed", "media", f"no media file of a bundle: {listed(strange)}"))
     if changed:
         found.append(Finding("failed", "media", f"other bytes than their names say: {listed(changed)}"))
     if missing := sorted(each for each in named if run.media(each) is None):
-        found.append(Finding("failed", "media", f"{len(missing)} of {len(named)} images are missing: {listed(missing)}"))
-    return found or [Finding("ok", "media", f"{len(named)} images, bytes as named")]
+        found.append(Finding("failed", "media", f"{len(missing)} of {len(named)} media files are missing: {listed(missing)}"))
+    return found or [Finding("ok", "media", f"{len(named)} media files, bytes as named")]
 
 
 def check_tensors(run: Run, lines: Mapping[str, Any]) -> list[Finding]:
