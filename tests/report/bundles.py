@@ -96,6 +96,8 @@ def make_run(
     options: dict[str, str] | None = None,
     media: dict[str, bytes] | None = None,
     weights: str = "a" * 64,
+    headline: str = "accuracy",
+    results: dict[str, Any] | None = None,
 ) -> Path:
     """A complete bundle in a folder under ``where``; ``media`` by file name (``<sha256>.png``)."""
     backend = model.partition(":")[0]
@@ -127,7 +129,7 @@ def make_run(
         "run_key": name,
         "key": key,
         "asked": {"task": task, "model": model, "options": {}, "limit": None, "sample_ids": [], "shard": None},
-        "task": {"name": task, "version": "1", "scorer": "official", "card": task, "headline": "accuracy", "path": None},
+        "task": {"name": task, "version": "1", "scorer": "official", "card": task, "headline": headline, "path": None},
         "model": {"text": model, "backend": backend, "revision": None},
         "identity": {},
         "evidence": evidence,
@@ -142,7 +144,7 @@ def make_run(
         folder / "environment.json",
         [{"started": "2026-10-02T09:00:00Z", **session, "device": {"kind": "cpu"}, "libraries": key["libraries"]}],
     )
-    write_json(folder / "results.json", results_of(task, lines, evidence, session["hardware_key"]))
+    write_json(folder / "results.json", results or results_of(task, lines, evidence, session["hardware_key"]))
     (folder / "events.jsonl").write_text("")
     for file_name, data in (media or {}).items():
         (folder / "media").mkdir(exist_ok=True)

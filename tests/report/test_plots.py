@@ -4,6 +4,7 @@ import matplotlib
 import pytest
 
 from tests.report.bundles import compared, make_line, make_run
+from tests.report.speech_bundles import make_speech_run, some_lines
 from workbench.report import plot_differences, plot_scores
 
 matplotlib.use("Agg")
@@ -55,3 +56,14 @@ def test_thousands_of_groups_make_a_picture_that_can_be_drawn(tmp_path):
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels[0].startswith("all items") and len(labels) == 60 and all("n=2" in label for label in labels[1:])
     assert "641 more groups" in ax.get_xlabel() and ax.figure.get_size_inches()[1] < 30
+
+
+def test_word_error_rates_are_drawn_with_whose_rules_they_are(tmp_path):
+    sides, comparisons = compared(
+        *(make_speech_run(tmp_path, f"demo:{name}", some_lines(20, wrong)) for name, wrong in (("a", ()), ("b", (3,))))
+    )
+    ax = plot_scores(sides)
+    values = [float(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 1]
+    assert values == pytest.approx([100 * side.runs["asr-made"][0].results["wer"] for side in sides])
+    assert "WER, more is worse" in plot_differences(comparisons[0]).get_xlabel()
+    assert all("whisper-english 1" in label.get_text() and "errors in" in label.get_text() for label in ax.get_yticklabels())

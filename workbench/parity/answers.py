@@ -31,8 +31,13 @@ STATUS = {EQUIVALENT: "close", DIFFERENT: "different", INCONCLUSIVE: "unclear"}
 
 def strata_of(pairs: Sequence[Pair]) -> tuple[Stratum, ...]:
     """All items, each task when there are several, and each group of the tasks' own axes, in that order."""
+    return tuple(stratum(axis, name, task, group) for (axis, name, task), group in groups_of(pairs).items())
+
+
+def groups_of(pairs: Sequence[Pair]) -> dict[tuple[str, str, str | None], list[Pair]]:
+    """``{(axis, name, task): pairs}`` of the strata, in their order; {} without a pair."""
     if not pairs:
-        return ()
+        return {}
     members: dict[tuple[str, str, str | None], list[Pair]] = {("all", "all items", None): list(pairs)}
     tasks = list(dict.fromkeys(pair.task for pair in pairs))
     for pair in pairs:
@@ -44,7 +49,7 @@ def strata_of(pairs: Sequence[Pair]) -> tuple[Stratum, ...]:
             own.setdefault((OWN_AXES.get(axis, axis), pair.task), {}).setdefault(name, []).append(pair)
     for (axis, task), groups in own.items():
         members |= {(axis, name, task): group for name, group in groups.items()}
-    return tuple(stratum(axis, name, task, group) for (axis, name, task), group in members.items())
+    return members
 
 
 def stratum(axis: str, name: str, task: str | None, pairs: Sequence[Pair]) -> Stratum:
@@ -96,18 +101,22 @@ def sentence_of(
     if name == DIFFERENT:
         direction = "lower" if overall.difference < 0 else "higher"
         return f"DIFFERENT: {candidate} scores {direction} than {reference} on {items}, margin {margin.text} ({scores})."
-    if needed:
-        more = f"about {needed:,} items at these rates would settle it"
-    elif overall.clusters < 2:
-        more = "they are all of one group, and only items of other groups would say more"
-    elif abs(abs(overall.difference) - share) < share / 2:
-        more = "the difference is about as large as the margin: no number of items would settle it"
-    else:
-        more = "no number of items up to a billion would settle it"
+    more = settles(overall, needed, share)
     few = "is" if overall.n == 1 else "are"
     return (
         f"INCONCLUSIVE: {items} {few} too few to say whether {candidate} is within {margin.text} of {reference} ({scores}); {more}."
     )
+
+
+def settles(overall: PairedDifference, needed: int | None, share: float, items: str = "items", group: str = "group") -> str:
+    """What would settle an INCONCLUSIVE verdict, as the end of its sentence."""
+    if needed:
+        return f"about {needed:,} {items} at these rates would settle it"
+    if overall.clusters < 2:
+        return f"they are all of one {group}, and only {items} of other {group}s would say more"
+    if abs(abs(overall.difference) - share) < share / 2:
+        return f"the difference is about as large as the margin: no number of {items} would settle it"
+    return f"no number of {items} up to a billion would settle it"
 
 
 def incomparable(fields: Sequence[Mismatch], margin: Margin, labels: tuple[str, str]) -> Verdict:

@@ -14,6 +14,7 @@ from workbench.metrics.drift import LIMIT
 from workbench.metrics.stats import DIFFERENT, INCOMPARABLE, INCONCLUSIVE
 from workbench.parity.artifact import artifact_rung
 from workbench.parity.comparison import AGREE, Comparison, Mismatch, Pair, Rung, Verdict
+from workbench.parity.families import SPEECH
 from workbench.parity.inputs import inputs_rung, parts_that_differ, seen_of
 from workbench.parity.sides import Side, read_lines
 from workbench.parity.tensors import fed_alike, own_pass, tensors_rung
@@ -75,7 +76,8 @@ def compare_captures(reference: Side, candidate: Side, notes: Sequence[str]) -> 
 
 def layers_beside_answers(reference: Side, candidate: Side) -> Rung:
     """Rung 3 of a comparison of runs, from the captures that belong to its sides."""
-    fix = f"workbench capture {reference.text} --inputs demo, then workbench capture {candidate.text} --inputs THAT_CAPTURE"
+    inputs = f"{reference.tasks[0]} --limit 2 --keep" if reference.family == SPEECH and reference.tasks else "demo"
+    fix = f"workbench capture {reference.text} --inputs {inputs}, then workbench capture {candidate.text} --inputs THAT_CAPTURE"
     if not reference.captures or not candidate.captures:
         return tensors_rung((), (), (), None if "server" in evidence(reference, candidate) else fix)
     pairs, _ = join(reference, candidate)

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.parity.comparison import Mismatch, Pair
+from workbench.parity.profiles import normaliser_of
 from workbench.parity.sides import Side
+from workbench.parity.word_errors import counts_words
 from workbench.run.bundle import Run, differences
 
 FIELDS = ("task.version", "data.revision", "data.fingerprint")
@@ -23,7 +25,7 @@ def mismatches(reference: Side, candidate: Side) -> list[Mismatch]:
     a score over the others would be another score than the one that was asked for."""
     common = [task for task in reference.tasks if task in candidate.tasks]
     if not common:
-        return [Mismatch("task.name", ", ".join(reference.tasks), ", ".join(candidate.tasks))]
+        return [Mismatch("task.name", *(", ".join(side.tasks) or "none, captures alone" for side in (reference, candidate)))]
     found: dict[str, Mismatch] = {}
 
     def add(task: str, each: Mismatch) -> None:
@@ -41,7 +43,7 @@ def mismatches(reference: Side, candidate: Side) -> list[Mismatch]:
 
 
 def of_runs(reference: Run, candidate: Run) -> list[Mismatch]:
-    """What the manifests say: task version, data, scorer, generation settings."""
+    """What the manifests say: task version, data, scorer (of speech: normaliser), generation settings."""
     keys = [run.manifest["key"] for run in (reference, candidate)]
     found = []
     for field in FIELDS:
@@ -56,6 +58,10 @@ def of_runs(reference: Run, candidate: Run) -> list[Mismatch]:
             found.append(Mismatch(field, before, after))
     for field, (before, after) in differences(keys[0]["generation"], keys[1]["generation"]).items():
         found.append(Mismatch(f"generation.{field}", before, after))
+    normalisers = [normaliser_of(run) for run in (reference, candidate)]
+    if None not in normalisers and normalisers[0] != normalisers[1]:
+        found.append(Mismatch("normaliser", *normalisers))
+        return found  # task version and scorer name it too
     scorers = [scorer_of(run) for run in (reference, candidate)]
     if scorers[0] != scorers[1]:
         found.append(Mismatch("task.scorer", *scorers))
@@ -80,12 +86,13 @@ def of_questions(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> 
         return [Mismatch(where, *texts)]
     media = [(line[first].get("input") or {}).get("media") for line in (reference, candidate)]
     if media[0] != media[1]:
-        return [Mismatch(f"data.images ({count} {first})", *([each[:12] for each in group or ()] for group in media))]
+        kind = "audio" if counts_words(reference[first]) else "images"
+        return [Mismatch(f"data.{kind} ({count} {first})", *([each[:12] for each in group or ()] for group in media))]
     return [Mismatch(where, *(line[first]["input_hash"][:12] for line in (reference, candidate)))]
 
 
 def asked_alike(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:
-    """Same question and images. An item whose image one side could not read has no hash there: it failed, and counts as that."""
+    """Same question and media. An item whose image or audio one side could not read has no hash there: it failed, and counts as that."""
     before, after = reference["input_hash"], candidate["input_hash"]
     return before == after or any(not line["input_hash"] and line["output"]["finish"] == "error" for line in (reference, candidate))
 

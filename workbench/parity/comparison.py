@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from workbench.errors import EXIT_DIFFERENT, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK
 from workbench.metrics.stats import DIFFERENT, EQUIVALENT, INCOMPARABLE, INCONCLUSIVE, Margin, PairedDifference
+from workbench.parity.families import SPEECH
 from workbench.parity.sides import Side
+from workbench.parity.word_errors import KINDS, WordDifference, both_counts, counts_words, errors_of
 from workbench.run.redact import is_redacted
 
 Status = Literal["same", "close", "different", "unclear", "not run", "information"]
@@ -32,6 +34,13 @@ QUESTIONS: dict[int, tuple[str, str]] = {
     5: ("answers", "Same score, and on the same items?"),
     6: ("time", "What does it buy?"),
 }
+
+SPEECH_QUESTIONS: dict[int, tuple[str, str]] = {
+    **QUESTIONS,
+    2: ("inputs", "Same log-mel, prompt and token ids?"),
+    5: ("transcripts", "Same words, and errors in the same utterances?"),
+}
+"""The same rungs of speech to text."""
 
 AGREE = "AGREE"
 """Of captures, which hold no answers: no layer departs beyond torch's own error. It says nothing about scores."""
@@ -65,14 +74,15 @@ class Rung:
     facts: Mapping[str, Any] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
     fix: str | None = None
+    of_speech: bool = False
 
     @property
     def name(self) -> str:
-        return QUESTIONS[self.number][0]
+        return (SPEECH_QUESTIONS if self.of_speech else QUESTIONS)[self.number][0]
 
     @property
     def question(self) -> str:
-        return QUESTIONS[self.number][1]
+        return (SPEECH_QUESTIONS if self.of_speech else QUESTIONS)[self.number][1]
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,8 @@ class Stratum:
     reference_interval: tuple[float, float] | None
     candidate_interval: tuple[float, float] | None
     """95 % Wilson intervals of both scores as fractions; None where scores are not right-or-wrong."""
+    words: WordDifference | None = None
+    """Of speech: words, errors and both intervals. ``paired`` then holds corpus word error rates, where higher is worse."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +145,17 @@ class Pair:
 
     @property
     def change(self) -> Literal["broke", "fixed", "same"]:
-        """``broke``: the candidate scores lower on this item than the reference; ``fixed``: higher."""
+        """``broke``: the candidate scores lower on this item than the reference, or makes more word errors; ``fixed``: the other way round."""
+        if self.of_speech:
+            first, second = map(errors_of, both_counts(self.reference, self.candidate))
+            return "broke" if second > first else "fixed" if second < first else "same"
         before, after = self.reference["score"]["value"] or 0.0, self.candidate["score"]["value"] or 0.0
         return "broke" if after < before else "fixed" if after > before else "same"
+
+    @property
+    def of_speech(self) -> bool:
+        """Is it scored by its words?"""
+        return counts_words(self.reference) or counts_words(self.candidate)
 
     @property
     def same_text(self) -> bool | None:
@@ -180,6 +200,11 @@ class Comparison:
     def overall(self) -> PairedDifference | None:
         return self.strata[0].paired if self.strata else None
 
+    @property
+    def of_speech(self) -> bool:
+        """Are transcripts compared? Then ``overall`` holds word error rates, and a positive difference is a worse candidate."""
+        return self.reference.family == SPEECH
+
     @cached_property
     def flips(self) -> list[Pair]:
         return [pair for pair in self.pairs if pair.change != "same"]
@@ -207,13 +232,18 @@ class Comparison:
                     f"{side}_reason": line["score"]["reason"],
                     f"{side}_seconds": (line.get("timing") or {}).get("total") if clocks[side] else None,
                 }
+                if pair.of_speech:
+                    counts = line["score"]["counts"]
+                    row |= {f"{side}_{name}": counts.get(name) for name in ("words", *KINDS)}
             rows.append(row)
         return pandas.DataFrame(rows)
 
     def strata_frame(self):
-        """One row a stratum as a ``pandas.DataFrame``; scores in per cent, differences in points with their 90 % interval."""
+        """One row a stratum as a ``pandas.DataFrame``; scores in per cent, differences in points with their 90 % interval; of speech
+        also what its word error rates stand on."""
         import pandas
 
+        told = self.rung(5).facts.get("profile") if self.strata else None
         return pandas.DataFrame(
             [
                 {
@@ -228,6 +258,7 @@ class Comparison:
                     "high90": 100 * stratum.paired.high90,
                     "broke": stratum.paired.broke,
                     "fixed": stratum.paired.fixed,
+                    **({} if stratum.words is None else {**stratum.words.as_columns(), "profile": told}),
                 }
                 for stratum in self.strata
             ]

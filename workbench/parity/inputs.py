@@ -1,4 +1,4 @@
-"""Rung 2: were both models given the same prompt, token ids and pixels? From the hashes kept with every answer.
+"""Rung 2: were both models given the same prompt, token ids and pixels (of speech: log-mel)? From the hashes kept with every answer.
 
 Where a run kept the arrays themselves (``eval --record inputs``) the largest difference is measured too.
 """
@@ -14,6 +14,7 @@ from typing import Any
 from workbench.errors import BundleError
 from workbench.parity.artifact import settings_differences
 from workbench.parity.comparison import Pair, Rung, Table
+from workbench.parity.families import SPEECH
 from workbench.parity.sides import Side
 from workbench.run.bundle import Run
 from workbench.run.redact import is_redacted
@@ -21,8 +22,12 @@ from workbench.run.redact import is_redacted
 LOADED = (
     *("preprocessing", "prompt", "chat_template", "image_position", "processor", "image_processor"),
     *("min_pixels", "max_pixels", "resized_by"),
+    *("log_mel", "log-mel", "feature_extractor", "decoding", "language", "task", "resampled_by"),
 )
 """What a loaded model says of its preprocessing that may explain another input."""
+
+SPOKEN = {"input_features": "log-mel", "input_values": "wave"}
+"""What a reader calls the arrays of speech models."""
 
 PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 SHOWN = 20
@@ -31,6 +36,7 @@ KEEP = "run both again with `workbench eval ... --record inputs` to see by how m
 
 def inputs_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung:
     """Counts the items whose prompt, token ids or arrays differ, and names the settings behind it."""
+    speech = reference.family == SPEECH
     seen = [(pair, before, after) for pair in pairs if (before := seen_of(pair.reference)) and (after := seen_of(pair.candidate))]
     if not seen:
         return Rung(
@@ -39,6 +45,7 @@ def inputs_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung
             "What the models were given is not recorded for the items that both answered.",
             {"n": 0},
             fix=fix_for(reference, candidate),
+            of_speech=speech,
         )
     differing: Counter[str] = Counter()
     rows: list[list[Any]] = []
@@ -57,16 +64,33 @@ def inputs_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung
         tables.append(Table("Inputs that differ", ("task", "item", "what", "reference", "candidate"), rows[:SHOWN], note))
     least = f" ({len(pairs) - n} more items have no record)" if len(pairs) > n else ""
     if not differing:
-        more = " although preprocessing settings differ: they do not matter to these images" if settings else ""
+        media = "recordings" if speech else "images"
+        more = f" although preprocessing settings differ: they do not matter to these {media}" if settings else ""
         hidden = any(is_redacted(each["prompt"]) for _, before, after in seen for each in (before, after))
         what = "token ids and arrays (the prompts are redacted)" if hidden else "prompt, token ids and arrays"
-        return Rung(2, "same", f"Same {what} on all {n:,} items{least}{more}.", facts, tuple(tables))
+        items = "items"
+        if speech:
+            named = [SPOKEN[name] for name in SPOKEN if any(name in before["arrays"] for _, before, _ in seen)]
+            what = (
+                f"{' and '.join(named) or 'arrays'}, {'token ids (the prompts are redacted)' if hidden else 'prompt and token ids'}"
+            )
+            items = "utterances"
+        return Rung(2, "same", f"Same {what} on all {n:,} {items}{least}{more}.", facts, tuple(tables), of_speech=speech)
     measured = largest_differences(reference, candidate, pairs)
     facts["largest_difference"] = measured
-    told = [f"{name} on {count:,} of {n:,} items{size_of(name, measured)}" for name, count in differing.most_common()]
+    items = "utterances" if speech else "items"
+    told = [
+        f"{spoken(name, speech)} on {count:,} of {n:,} {items}{size_of(name, measured)}" for name, count in differing.most_common()
+    ]
     cause = f"; settings: {', '.join(f'{row[1]} {words(row[2])} and {words(row[3])}' for row in settings[:3])}" if settings else ""
     fix = None if measured or not any(name not in ("prompt", "token ids") for name in differing) else KEEP
-    return Rung(2, "different", f"Different inputs: {'; '.join(told)}{cause}{least}.", facts, tuple(tables), fix)
+    return Rung(2, "different", f"Different inputs: {'; '.join(told)}{cause}{least}.", facts, tuple(tables), fix, of_speech=speech)
+
+
+def spoken(name: str, speech: bool) -> str:
+    """``input_features`` as ``log-mel (input_features)``, in a speech model."""
+    word = SPOKEN.get(name, name) if speech else name
+    return name if word == name else f"{word} ({name})"
 
 
 def loaded_differences(reference: Side, candidate: Side) -> list[list[Any]]:

@@ -18,10 +18,13 @@ from workbench.parity.artifact import artifact_rung
 from workbench.parity.captures import compare_captures, layers_beside_answers
 from workbench.parity.comparable import join, mismatches
 from workbench.parity.comparison import Comparison, Mismatch, Rung
+from workbench.parity.families import SPEECH, by_family
 from workbench.parity.inputs import inputs_rung
+from workbench.parity.profiles import profile_of
 from workbench.parity.sides import Side, collector_paused, name_apart, read_sides
 from workbench.parity.timing import time_rung
 from workbench.parity.tokens import tokens_rung
+from workbench.parity.transcripts import failed_on_both, has_words, judge_words, transcripts_rung, word_strata
 from workbench.run.bundle import Run
 
 DEFAULT_MARGIN = 2.0
@@ -83,42 +86,64 @@ def compare_sides(reference: Side, candidate: Side, margin: Margin) -> Compariso
         return compare_captures(reference, candidate, notes)
     fields = mismatches(reference, candidate)
     pairs, unpaired = ([], {}) if fields else join(reference, candidate)
+    if pairs and reference.family == SPEECH and not has_words(pairs):
+        fields, pairs = [Mismatch("data.words (no reference holds a word, so there is no word error rate)", 0, 0)], []
+    if pairs and all(map(failed_on_both, pairs)):
+        fields, pairs = [Mismatch("output (no item was answered on either side)", *[f"{len(pairs):,} failed"] * 2)], []
     if not fields and not pairs:
         only = [f"{len(names):,} items, none of them on the other side" for names in unpaired.values()]
         fields = [Mismatch("data.items", *only)]
     if fields:
-        unjudged = (Rung(number, "not run", "Not judged: the two were not asked and scored alike.") for number in (2, 3, 4, 5))
+        speech = reference.family == candidate.family == SPEECH
+        unjudged = (
+            Rung(number, "not run", "Not judged: the two were not asked and scored alike.", of_speech=speech)
+            for number in (2, 3, 4, 5)
+        )
         rungs = (artifact_rung(reference, candidate), *unjudged, time_rung(reference, candidate))
         return Comparison(reference, candidate, rungs, incomparable(fields, margin, labels), unpaired=unpaired, notes=tuple(notes))
     for side, names in unpaired.items():
         if names:
             shown = ", ".join(names[:LISTED]) + (" and more" if len(names) > LISTED else "")
             notes.append(f"{len(names):,} items are only on the {side}'s side and are not compared: {shown}")
-    strata = strata_of(pairs)
-    verdict = judge(pairs, strata[0].paired, margin, labels)
+    if reference.family == SPEECH:
+        strata = word_strata(pairs)
+        verdict = judge_words(pairs, strata[0], margin, labels, profile_of(reference))
+        fifth = transcripts_rung(pairs, strata, verdict, profile_of(reference))
+    else:
+        strata = strata_of(pairs)
+        verdict = judge(pairs, strata[0].paired, margin, labels)
+        fifth = answers_rung(pairs, strata, verdict)
     rungs = (
         artifact_rung(reference, candidate),
         inputs_rung(reference, candidate, pairs),
         layers_beside_answers(reference, candidate),
         tokens_rung(reference, candidate, pairs),
-        answers_rung(pairs, strata, verdict),
-        time_rung(reference, candidate),
+        fifth,
+        time_rung(reference, candidate, pairs),
     )
     return Comparison(reference, candidate, rungs, verdict, strata, pairs, unpaired, tuple(notes))
 
 
 def compare_all(sides: Sequence[Side], margin: Margin) -> list[Comparison]:
-    """Every other side against the first. Raises UsageError when there is none.
+    """Every other side of a family of models (vision-language, speech-to-text) against the first of it. Raises UsageError when
+    no family has two.
 
-    With several candidates, "this one differs" is claimed of the family: a DIFFERENT must survive Holm's correction of the
-    exact McNemar tests. "All are equivalent" needs no correction (intersection-union), and what is INCOMPARABLE claims nothing.
+    With several candidates of one reference, "this one differs" is claimed of all of them: a DIFFERENT must survive Holm's correction of
+    the exact McNemar tests (of speech: of the matched pairs tests). "All are equivalent" needs no correction (intersection-union), and
+    what is INCOMPARABLE claims nothing.
     """
-    if len(sides) < 2:
-        known = sides[0].label if sides else "nothing"
+    groups = by_family(sides)
+    if all(len(members) < 2 for members in groups.values()):
+        known = " and ".join(side.label for side in sides) or "nothing"
+        alone = f", and {' and '.join(groups)} models are not compared with each other" if len(sides) > 1 else ""
         raise UsageError(
-            "a comparison needs runs of two models", why=f"all runs given are of {known}", fix="workbench parity RUN_A RUN_B"
+            "a comparison needs runs of two models", why=f"all runs given are of {known}{alone}", fix="workbench parity RUN_A RUN_B"
         )
-    return corrected([compare_sides(sides[0], other, margin) for other in sides[1:]])
+    return [
+        comparison
+        for reference, *others in groups.values()
+        for comparison in corrected([compare_sides(reference, other, margin) for other in others])
+    ]
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -166,10 +191,17 @@ def notes_on(reference: Side, candidate: Side) -> list[str]:
         for task, items in lines.items():
             failed = sum(line["output"]["finish"] == "error" for line in items.values())
             if failed:
-                count = "1 item" if failed == 1 else f"{failed:,} items"
-                notes.append(f"{side.label}: {count} of {task} failed and count{'s' if failed == 1 else ''} as wrong")
+                one, many = ("utterance", "utterances") if side.family == SPEECH else ("item", "items")
+                count = f"1 {one}" if failed == 1 else f"{failed:,} {many}"
+                as_what = "with every word deleted" if side.family == SPEECH else "as wrong"
+                notes.append(f"{side.label}: {count} of {task} failed and count{'s' if failed == 1 else ''} {as_what}")
             unscored = sum(line["score"]["value"] is None and line["output"]["finish"] != "error" for line in items.values())
-            if unscored:
+            if unscored and side.family == SPEECH:
+                count = "1 utterance of {} has" if unscored == 1 else f"{unscored:,} utterances of {{}} have"
+                notes.append(
+                    f"{side.label}: {count.format(task)} no word in the reference; what was heard there counts as inserted"
+                )
+            elif unscored:
                 count = "1 item of {} has" if unscored == 1 else f"{unscored:,} items of {{}} have"
                 notes.append(f"{side.label}: {count.format(task)} no score and count{'s' if unscored == 1 else ''} as 0")
     for task in dict.fromkeys([*reference.tasks, *candidate.tasks]):

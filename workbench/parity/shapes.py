@@ -63,7 +63,10 @@ RESULTS = Maybe(
         "performance": Maybe(
             {
                 **dict.fromkeys(
-                    ("n", "cold_start_seconds", "load_seconds", "items_per_second", "tokens_per_second", "peak_memory_bytes"),
+                    (
+                        *("n", "cold_start_seconds", "load_seconds", "items_per_second", "tokens_per_second", "peak_memory_bytes"),
+                        *("audio_seconds", "rtf", "rtfx"),
+                    ),
                     Maybe(NUMBER),
                 ),
                 **dict.fromkeys(("item_seconds", "first_token_seconds"), NUMBERS),

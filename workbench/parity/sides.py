@@ -19,6 +19,7 @@ from typing import Any
 
 from workbench.errors import BundleError, UsageError
 from workbench.fingerprint import of_json
+from workbench.parity.families import SPEECH, by_family, family_of, family_of_inputs
 from workbench.parity.shapes import check, check_line
 from workbench.run.bundle import CAPTURE, ZOO, Run, differences
 
@@ -42,6 +43,12 @@ class Side:
     @property
     def tasks(self) -> list[str]:
         return list(self.runs)
+
+    @cached_property
+    def family(self) -> str | None:
+        """Of its tasks, which are of one family; of captures alone what their inputs tell. None where nothing does."""
+        known = [found for runs in self.runs.values() for run in runs if (found := family_of(run)) is not None]
+        return known[0] if known else family_of_inputs(line for run in self.captures for line in run.iter_items())
 
     @property
     def all_runs(self) -> list[Run]:
@@ -82,6 +89,8 @@ class Side:
             return False
         if run.kind == CAPTURE:
             return True
+        if any(family_of(other) != family_of(run) for runs in self.runs.values() for other in runs):
+            return False
         others = self.runs.get(run.manifest["task"]["name"], [])
         shards = [other.manifest["asked"].get("shard") for other in others]
         own = run.manifest["asked"].get("shard")
@@ -155,13 +164,15 @@ def machine_of(run: Run) -> str:
     return f"{', '.join(map(str, parts))} ({str(session.get('hardware_key'))[:8]})"
 
 
-def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = None, partial: bool = False) -> list[Side]:
+def read_sides(
+    sources: Sequence[str | Path | Run], *, reference: str | Sequence[str] | None = None, partial: bool = False
+) -> list[Side]:
     """The sides of the given runs, the reference first.
 
-    A source is a ``Run``, a bundle's folder or packed zip, or a folder of bundles. The first source's model is the reference,
-    unless ``reference`` names another one: a model's text, a side's label or the name of a run. A run that is given twice counts once,
+    A source is a ``Run``, a bundle's folder or packed zip, or a folder of bundles. The first source's model is the reference (of each
+    family: the first of that family), unless ``reference`` names others: a model's text, a side's label or the name of a run. A run that is given twice counts once,
     shards are left out beside the run that they were merged to, and of a folder's runs of one command the newest counts. Raises UsageError or BundleError: nothing there, damage, an
-    unfinished run (unless ``partial``), a ``reference`` that is none or several.
+    unfinished run (unless ``partial``), a ``reference`` that is none or several, two references of one family.
     """
     sides: list[Side] = []
     superseded: dict[str, str] = {}
@@ -189,9 +200,26 @@ def read_sides(sources: Sequence[str | Path | Run], *, reference: str | None = N
         side.superseded |= {old: new for old, new in superseded.items() if new == run.name}
     name_apart(sides)
     if reference is not None:
-        chosen = named(sides, reference)
-        sides = [chosen, *(side for side in sides if side is not chosen)]
+        return with_references(sides, [reference] if isinstance(reference, str) else list(reference))
     return sides
+
+
+def with_references(sides: Sequence[Side], references: Sequence[str]) -> list[Side]:
+    """The sides that are named first. Raises UsageError where one name is none or several, or a family would have two references."""
+    chosen: list[Side] = []
+    for name in references:
+        side = named(sides, name)
+        if not any(side is other for other in chosen):
+            chosen.append(side)
+    for family, members in by_family(sides).items():
+        twice = [side.label for side in members if any(side is other for other in chosen)]
+        if len(twice) > 1:
+            raise UsageError(
+                f"{' and '.join(twice)} cannot both be the reference",
+                why=f"both are {family} models, which are compared with one of them",
+                fix=f"--reference {twice[0]}",
+            )
+    return [*chosen, *(side for side in sides if not any(side is other for other in chosen))]
 
 
 def named(sides: Sequence[Side], reference: str) -> Side:
@@ -286,6 +314,7 @@ def told(side: Side) -> dict[str, Any]:
     """The fields that may tell two sides of one model apart, the most telling first."""
     manifest = side.manifest
     return {
+        "family": SPEECH if side.family == SPEECH else None,
         "options": dict(manifest["key"]["options"]),
         "weights": str(manifest["key"]["model"].get("weights"))[:8],
         "hardware": hardware_of(side.all_runs[0]),

@@ -30,8 +30,9 @@ def wrapped(text: str, **indents: str) -> list[str]:
 def comparison_text(comparison: Comparison) -> str:
     """Verdict, ladder, strata of at most one axis, notes."""
     lines = [*wrapped(comparison.verdict.sentence), ""]
+    width = max(9, *(len(rung.name) for rung in comparison.rungs))
     for rung in comparison.rungs:
-        head = f"{rung.number} {rung.name:<9} {SYMBOLS[rung.status]} {rung.status:<12}"
+        head = f"{rung.number} {rung.name:<{width}} {SYMBOLS[rung.status]} {rung.status:<12}"
         lines += wrapped(rung.finding, initial_indent=f"{head} ", subsequent_indent=" " * (len(head) + 1))
         if rung.fix:
             lines += wrapped(f"try: {rung.fix}", initial_indent=" " * (len(head) + 1), subsequent_indent=" " * (len(head) + 6))
@@ -44,6 +45,7 @@ def comparison_text(comparison: Comparison) -> str:
     if tasks:
         lines += [
             "",
+            *(["Word error rates; a positive difference is worse:"] if comparison.of_speech else []),
             f"{'task':<24}{'n':>7}{'reference':>11}{'candidate':>11}{'difference':>12}  90 % interval (points)   broke  fixed",
         ]
         for each in tasks:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.parity.comparison import Rung, Table
+from workbench.parity.comparison import Pair, Rung, Table
+from workbench.parity.families import SPEECH
+from workbench.parity.real_time import SPEECH_ROWS, paired_ratio, ratio_text, real_time_of
 from workbench.parity.sides import Side, hardware_of, machine_of
 from workbench.run.bundle import Run
 
@@ -27,8 +29,9 @@ ROWS = (
 )
 
 
-def time_rung(reference: Side, candidate: Side) -> Rung:
-    """Both sides' times, each task on a row of its own, with evidence and hardware named."""
+def time_rung(reference: Side, candidate: Side, pairs: Sequence[Pair] = ()) -> Rung:
+    """Both sides' times, each task on a row of its own, with evidence and hardware named; of speech real-time factors too."""
+    speech = reference.family == candidate.family == SPEECH
     sides = (reference, candidate)
     evidence = [side.manifest["evidence"] for side in sides]
     keys = [hardware_of(side.all_runs[0]) for side in sides]
@@ -46,8 +49,14 @@ def time_rung(reference: Side, candidate: Side) -> Rung:
     for task in reference.tasks:
         if task in candidate.runs:
             values = [timing_of(side.runs[task], each) for side, each in zip(sides, evidence, strict=True)]
+            if speech:
+                lines = [
+                    side.lines.get(task, {}).values() if each != UNTIMED else () for side, each in zip(sides, evidence, strict=True)
+                ]
+                values = [each | real_time_of(found) for each, found in zip(values, lines, strict=True)]
             facts["tasks"][task] = values
-            rows = [[name, unit, *(rounded(each.get(field)) for each in values)] for name, unit, field in ROWS]
+            kinds = (*SPEECH_ROWS, *ROWS) if speech else ROWS
+            rows = [[name, unit, *(rounded(each.get(field)) for each in values)] for name, unit, field in kinds]
             n = [each.get("n") for each in values]
             tables.append(Table(f"{task} (n = {n[0]} and {n[1]} timed items)", ("what", "unit", "reference", "candidate"), rows))
     where = f"{evidence[0]} evidence on {machines[0]}, {evidence[1]} evidence on {machines[1]}"
@@ -55,6 +64,9 @@ def time_rung(reference: Side, candidate: Side) -> Rung:
         where = f"both {evidence[0]} evidence on {machines[0]}"
     apart = " The machines differ: their times say nothing about the runtimes." if keys[0] != keys[1] else ""
     said = median_text(list(facts["tasks"].values()))
+    if speech and keys[0] == keys[1] and evidence[0] == evidence[1]:
+        facts["paired_ratio"] = paired_ratio(pairs)
+        said += ratio_text(facts["paired_ratio"])
     return Rung(
         6,
         "information",

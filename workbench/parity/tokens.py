@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench.errors import BundleError
 from workbench.parity.comparison import Pair, Rung, Table
+from workbench.parity.families import SPEECH
 from workbench.parity.sides import Side
 from workbench.run.bundle import CAPTURE, Run
 from workbench.run.token_records import OWN, TokenRecord, read_tokens
@@ -34,14 +35,16 @@ def tokens_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung
     Positions where one of them is no finite number (NaN, or a token that the candidate excludes) are counted, left out of the
     means, and break the rung.
     """
+    speech = reference.family == SPEECH
     divergence = free_running(pairs)
     facts: dict[str, Any] = {"free_running": divergence}
     joined = matched_records(reference, candidate, pairs)
     if not joined:
-        finding = f"No token records of both runs over the same answers. {divergence_text(divergence)}"
-        return Rung(4, "not run", finding, facts, fix=fix_for(reference, candidate))
+        what = "transcripts" if speech else "answers"
+        finding = f"No token records of both runs over the same {what}. {divergence_text(divergence, speech)}"
+        return Rung(4, "not run", finding, facts, fix=fix_for(reference, candidate), of_speech=speech)
     try:
-        return judged(joined, facts, divergence, len(pairs))
+        return judged(joined, facts, divergence, len(pairs), speech)
     except (ValueError, TypeError) as error:  # an id twice, arrays of two widths: nothing that was recorded so
         raise BundleError(
             f"the token records of {reference.label} and {candidate.label} cannot be compared",
@@ -64,7 +67,11 @@ def fix_for(reference: Side, candidate: Side) -> str | None:
 
 
 def judged(
-    joined: Mapping[str, tuple[TokenRecord, TokenRecord]], facts: dict[str, Any], divergence: Mapping[str, Any], n: int
+    joined: Mapping[str, tuple[TokenRecord, TokenRecord]],
+    facts: dict[str, Any],
+    divergence: Mapping[str, Any],
+    n: int,
+    speech: bool = False,
 ) -> Rung:
     import numpy
 
@@ -95,8 +102,8 @@ def judged(
         kl, moved, before, after = kl[finite], moved[finite], before[finite], after[finite]
         items = [name for name, kept in zip(items, finite, strict=True) if kept]
     if not len(kl):
-        finding = f"No position has probabilities in both records: {unlike:,} hold none or exclude the token. {divergence_text(divergence)}"
-        return Rung(4, "different", finding, facts)
+        finding = f"No position has probabilities in both records: {unlike:,} hold none or exclude the token. {divergence_text(divergence, speech)}"
+        return Rung(4, "different", finding, facts, of_speech=speech)
     low, high = cluster_mean_interval(kl, items) if len(set(items)) > 1 else (None, None)
     ratio, ratio_low, ratio_high = perplexity_ratio(before, after, items)
     mean = float(kl.mean())
@@ -119,19 +126,23 @@ def judged(
     status: Any = "same" if mean <= SAME_KL and top1 == 1 else "close" if mean <= CLOSE_KL and reached else "different"
     if unlike:
         status = "different"
+    whole = sum(bool(each.all()) for each in agree)
+    if speech:
+        facts["items_with_the_same_choices"] = whole
     sign = "at least " if bound else ""
     left_out = (
         f"{unlike:,} of {len(same):,} positions are left out: a side has no numbers there, or excludes a token. " if unlike else ""
     )
     finding = (
         f"{left_out}KL {sign}{mean:.2g} nats a token (99th percentile {facts['kl_percentiles']['99']:.2g}), same first choice at {100 * top1:.2f} % of "
-        f"{len(same):,} positions on {len(joined):,} of {n:,} items{'; a lower bound, from the 64 likeliest tokens' if bound else ''}"
+        f"{len(same):,} positions on {len(joined):,} of {n:,} {'utterances' if speech else 'items'}{'; a lower bound, from the 64 likeliest tokens' if bound else ''}"
         ". "
-        f"{divergence_text(divergence)}"
+        f"{f'Teacher-forced, the same tokens on {whole:,} of {len(joined):,} utterances. ' if speech else ''}"
+        f"{divergence_text(divergence, speech)}"
     )
     rows.sort(key=lambda row: -row[2])
     columns = ("task", "item", "largest KL (nats)", "other first choice", "positions")
-    return Rung(4, status, finding, facts, (Table("Items whose tokens differ most", columns, rows[:SHOWN]),))
+    return Rung(4, status, finding, facts, (Table("Items whose tokens differ most", columns, rows[:SHOWN]),), of_speech=speech)
 
 
 def divergences(mine: TokenRecord, theirs: TokenRecord) -> tuple[Any, bool]:
@@ -211,14 +222,22 @@ def free_running(pairs: Sequence[Pair]) -> dict[str, Any]:
     return {"items": len(known), "parted": len(places), "median_tokens_before": places[len(places) // 2] if places else None}
 
 
-def divergence_text(divergence: Mapping[str, Any]) -> str:
+def divergence_text(divergence: Mapping[str, Any], speech: bool = False) -> str:
     if not divergence:
         return ""
     if not divergence["items"]:
-        return "The answers' own tokens are not recorded on both sides."
+        return f"The {'transcripts' if speech else 'answers'}' own tokens are not recorded on both sides."
+    if speech:
+        alike = divergence["items"] - divergence["parted"]
+        parted = f"; the others part at the median after {counted(divergence)}" if divergence["parted"] else ""
+        return f"Free-running, the same tokens on {alike:,} of {divergence['items']:,} utterances{parted}."
     if not divergence["parted"]:
         return f"Free-running, all {divergence['items']:,} answers have the same tokens."
     return (
         f"Free-running, {divergence['parted']:,} of {divergence['items']:,} answers part, at the median after "
-        f"{divergence['median_tokens_before']} {'token' if divergence['median_tokens_before'] == 1 else 'tokens'} (information, not a fault)."
+        f"{counted(divergence)} (information, not a fault)."
     )
+
+
+def counted(divergence: Mapping[str, Any]) -> str:
+    return f"{divergence['median_tokens_before']} {'token' if divergence['median_tokens_before'] == 1 else 'tokens'}"

@@ -12,11 +12,12 @@ from typing import Any
 
 from workbench.metrics.stats import DIFFERENT, EQUIVALENT, INCOMPARABLE, INCONCLUSIVE
 from workbench.parity.comparison import AGREE, QUESTIONS, Comparison, Rung, Stratum
+from workbench.parity.profiles import profile_of
 from workbench.parity.sides import Side
 from workbench.report.forest import Scale, axis_svg, margin_bounds, row_svg, share_svg
 from workbench.report.layers import Depth, about_layers
 from workbench.report.scores import GroupRow, group_rows
-from workbench.report.text import error_text, points, share_text
+from workbench.report.text import error_text, percent, points, share_text
 
 SYMBOLS = {
     EQUIVALENT: "✓",
@@ -69,6 +70,8 @@ class Candidate:
         self.overall = comparison.overall
         self.notes = comparison.notes
         self.about_layers, self.depth = about_layers(comparison), Depth.of(comparison)
+        self.of_speech = comparison.of_speech
+        self.overall_words = comparison.strata[0].words if comparison.strata else None
         self.rungs = [comparison_rung(comparison, number) for number in QUESTIONS]
         self.scale = self._scale([each.paired for each in comparison.strata])
 
@@ -103,16 +106,42 @@ class Candidate:
         found = []
         if self.overall is not None:
             found += [
-                ("difference", f"{points(self.overall.difference)} points"),
+                ("difference of WER" if self.overall_words else "difference", f"{points(self.overall.difference)} points"),
                 ("90 % interval", interval(self.overall.low90, self.overall.high90)),
+                *self.word_figures,
             ]
-        found += [("margin", self.verdict.margin.text), ("n", f"{self.verdict.n:,} items")]
+        found += [
+            ("margin", self.verdict.margin.text),
+            ("n", f"{self.verdict.n:,} {'utterances' if self.overall_words else 'items'}"),
+        ]
         if self.overall is not None:
             found.append(("flips", f"{self.overall.broke:,} broke, {self.overall.fixed:,} fixed"))
         found.append(("first rung that differs", self.first_different))
         if self.verdict.needed is not None:
-            found.append(("items that would settle it", f"{self.verdict.needed:,}"))
+            items = "utterances" if self.overall_words else "items"
+            found.append((f"{items} that would settle it", f"{self.verdict.needed:,}"))
         return found
+
+    @property
+    def profile(self) -> str:
+        """Of the word error rates: profile and normaliser."""
+        return profile_of(self.comparison.reference)
+
+    @property
+    def word_figures(self) -> list[tuple[str, str]]:
+        """Of speech: rates, words, errors, the other interval, and how often the candidate was better."""
+        words = self.overall_words
+        if words is None:
+            return []
+        before, after = words.reference, words.candidate
+        chance = words.decisive.probability_of_improvement
+        return [
+            ("resampled", f"{words.resampled}s"),
+            *((f"90 %, {each.resampled}s", interval(each.low90, each.high90)) for each in words.intervals[1:]),
+            ("WER, reference and candidate", f"{percent(before.rate)} and {percent(after.rate)} %"),
+            ("errors", f"{before.errors:,} and {after.errors:,} in {before.words:,} words"),
+            ("probability of improvement", "–" if chance is None else f"{100 * chance:.0f} %"),
+        ]
 
     @property
     def next_tokens(self) -> list[tuple[str, str]]:
@@ -195,6 +224,31 @@ class Together:
 
 
 @dataclass(frozen=True)
+class ReferenceGroup:
+    """The candidates of one reference, which are of one family of models."""
+
+    family: str
+    reference: str
+    candidates: list[Candidate]
+    together: Together
+
+    @property
+    def of_speech(self) -> bool:
+        return self.candidates[0].of_speech
+
+    @classmethod
+    def all_of(cls, candidates: Sequence[Candidate]) -> list[ReferenceGroup]:
+        """In the order of the candidates."""
+        found: dict[int, list[Candidate]] = {}
+        for each in candidates:
+            found.setdefault(id(each.comparison.reference), []).append(each)
+        return [
+            cls(str(members[0].comparison.reference.family or "other"), members[0].reference, members, Together.of(members))
+            for members in found.values()
+        ]
+
+
+@dataclass(frozen=True)
 class SideGroups:
     """The groups of a run that is compared with nothing, by axis."""
 
@@ -243,8 +297,21 @@ def title_of(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> str:
     if len(comparisons) == 1:
         return f"{comparisons[0].candidate.label} against {comparisons[0].reference.label}"
     if comparisons:
-        return f"{len(comparisons)} candidates against {comparisons[0].reference.label}"
+        references = list(dict.fromkeys(each.reference.label for each in comparisons))
+        if len(references) > 1 and len(comparisons) == len(references):
+            return " · ".join(f"{each.candidate.label} against {each.reference.label}" for each in comparisons)
+        return f"{len(comparisons)} candidates against {' and '.join(references)}"
     return ", ".join(side.label for side in sides[:3]) + (f" and {len(sides) - 3} more" if len(sides) > 3 else "")
+
+
+def directions(candidates: Sequence[Candidate]) -> str:
+    """Which side of zero is worse, as the start of a sentence."""
+    kinds = {each.of_speech for each in candidates if not each.about_layers}
+    if kinds == {True}:
+        return "Word error rates: right of zero the candidate makes more errors"
+    if kinds == {True, False}:
+        return "Left of zero the candidate is worse; of word error rates it is right of zero"
+    return "Left of zero the candidate is worse"
 
 
 def run_warnings(sides: Sequence[Side]) -> list[str]:

@@ -10,19 +10,21 @@ import shutil
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from workbench.errors import BundleError, UsageError
 from workbench.parity.comparison import Comparison
+from workbench.parity.families import by_family
 from workbench.parity.ladder import DEFAULT_MARGIN, Source, compare_all, make_margin
 from workbench.parity.sides import Side, ZooAlone, read_sides
-from workbench.report.items import Texts, item_view
+from workbench.report.items import Speech, Texts, item_view
 from workbench.report.layers import about_layers
 from workbench.report.markdown import markdown_text
 from workbench.report.media import Thumbnails
 from workbench.report.page import render
 from workbench.report.shapes import check
 from workbench.report.sheets import SHEETS, write_sheets
+from workbench.report.speech import compared_with_nothing
 
 PAGE = "index.html"
 OWN_FILES = {PAGE, "report.md", *SHEETS}
@@ -75,7 +77,7 @@ def write_report(
     sources: Sequence[Source],
     out: str | Path,
     *,
-    reference: str | None = None,
+    reference: str | Sequence[str] | None = None,
     margin: float = DEFAULT_MARGIN,
     relative: bool = False,
     partial: bool = False,
@@ -92,7 +94,8 @@ def write_report(
         from workbench.report.zoo import write_zoo_report
 
         return write_zoo_report(found.run, out)
-    comparisons = compare_all(sides, make_margin(margin, relative)) if len(sides) > 1 else []
+    several = any(len(members) > 1 for members in by_family(sides).values())
+    comparisons = compare_all(sides, make_margin(margin, relative)) if several else []
     return write(sides, comparisons, out, media=media)
 
 
@@ -100,11 +103,14 @@ def write_page(
     path: Path, sides: Sequence[Side], comparisons: Sequence[Comparison], title: str | None, media: str, command: str | None
 ) -> None:
     thumbnails = Thumbnails([run for side in sides for run in side.all_runs], wanted=media != "none")
+    speech = Speech.of(sides, wanted=media != "none")
+    speech.sounds.reserve(comparisons)
     texts = Texts()
-    answered = [each for each in comparisons if not about_layers(each)] if comparisons else [side for side in sides if side.runs]
-    views = [item_view(source, texts, thumbnails) for source in answered]
+    answered: list[Any] = [each for each in comparisons if not about_layers(each)]
+    answered += compared_with_nothing(sides, comparisons)
+    views = [item_view(source, texts, thumbnails, speech) for source in answered]
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for piece in render(sides, comparisons, views, thumbnails, texts, title=title, command=command):
+        for piece in render(sides, comparisons, views, thumbnails, texts, speech, title=title, command=command):
             file.write(piece)
 
 

@@ -13,14 +13,17 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.parity.comparison import Comparison
 from workbench.parity.sides import Side
+from workbench.parity.word_errors import counts_words
 from workbench.report.media import Missing, Thumbnails
+from workbench.report.sounds import PLAIN_BYTES, Sounds
 from workbench.report.text import bounded, plain, visible
+from workbench.report.words import Alignments
 
 CHUNK = 500
 LONGEST_NAME = 300
@@ -53,11 +56,23 @@ class Texts:
         return self.short if self.used_short < self.short_bytes else self.shortest
 
     def spend(self, limit: int, parts: Iterable[Any]) -> None:
-        size = sum(len(part.encode()) for part in parts if isinstance(part, str))
+        size = sum(len(part.encode("utf-8", "surrogatepass")) for part in parts if isinstance(part, str))
         if limit == self.full:
             self.used_full += size
         else:
             self.used_short += size
+
+
+@dataclass
+class Speech:
+    """What a page holds of speech beside texts."""
+
+    sounds: Sounds
+    alignments: Alignments
+
+    @classmethod
+    def of(cls, sides: Sequence[Side], wanted: bool = True) -> Speech:
+        return cls(Sounds([run for side in sides for run in side.all_runs], wanted=wanted), Alignments(sides))
 
 
 @dataclass
@@ -70,6 +85,7 @@ class ItemView:
     counts: dict[str, int]
     index: str = ""
     chunks: list[str] = field(default_factory=list)
+    speech: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +132,8 @@ def failed(entry: Entry) -> bool:
     return any(line["output"]["finish"] == "error" for line in entry.lines)
 
 
-def item_view(source: Comparison | Side, texts: Texts, thumbnails: Thumbnails) -> ItemView:
-    """Everything the page needs of one comparison's items, or of one run's."""
+def item_view(source: Comparison | Side, texts: Texts, thumbnails: Thumbnails, speech: Speech | None = None) -> ItemView:
+    """Everything the page needs of one comparison's items, or of one run's. ``speech`` is needed where there are utterances."""
     found = entries(source)
     names = (source.label,) if isinstance(source, Side) else (source.reference.label, source.candidate.label)
     codes = {"task": Codes(), "reason": Codes(), "strata": Codes(), "combination": Codes()}
@@ -138,7 +154,8 @@ def item_view(source: Comparison | Side, texts: Texts, thumbnails: Thumbnails) -
     label = source.label if isinstance(source, Side) else source.candidate.label
     view = ItemView(visible(label), tuple(map(visible, names)), len(found), counts, pack(index))
     for start in range(0, len(found), CHUNK):
-        view.chunks.append(pack([row(entry, texts, thumbnails) for entry in found[start : start + CHUNK]]))
+        view.chunks.append(pack([row(entry, texts, thumbnails, speech, names) for entry in found[start : start + CHUNK]]))
+    view.speech = any(counts_words(entry.reference) for entry in found)
     return view
 
 
@@ -152,10 +169,14 @@ class Codes:
         return self.names.setdefault(value, len(self.names))
 
 
-def row(entry: Entry, texts: Texts, thumbnails: Thumbnails) -> list[Any]:
-    """``[prompt, other prompt, gold, media, reference, candidate?]``; a side is ``[text, answer, value, finish, more]``.
+def row(
+    entry: Entry, texts: Texts, thumbnails: Thumbnails, speech: Speech | None = None, names: Sequence[str] = ("", "")
+) -> list[Any]:
+    """``[prompt, other prompt, gold, media, reference, candidate?]``; a side is ``[text, answer, value, finish, more]``, of an
+    utterance with its words (``words.Alignments.of``) after that.
 
-    ``text`` 1 means: the same as the reference's. ``media`` holds a picture's number or ``[why not, hash]``.
+    ``text`` 1 means: the same as the reference's, and so with words. ``media`` holds a picture's number, ``{"sound": number}`` or
+    ``[why not, hash]``.
     """
     important = entry.change in ("broke", "fixed", "changed", "wrong", "unscored") or failed(entry)
     limit = texts.limit(important)
@@ -176,7 +197,17 @@ def row(entry: Entry, texts: Texts, thumbnails: Thumbnails) -> list[Any]:
     if len(answers) > 1 and answers[0][0] is not None and entry.lines[0]["output"]["value"] == entry.lines[1]["output"]["value"]:
         answers[1][0] = 1
     texts.spend(limit, (prompt, other, *(answer[0] for answer in answers)))
-    pictures = list(media_of(entry, asked[0], thumbnails, important))
+    if speech is not None and counts_words(entry.reference):
+        words = [speech.alignments.of(name, entry.task, line, limit) for name, line in zip(names, entry.lines, strict=True)]
+        texts.spend(
+            limit, (line["score"].get("answer") for line, found in zip(entry.lines, words, strict=True) if found and found[1])
+        )
+        if len(words) > 1 and words[0] == words[1]:
+            words[1] = 1
+        answers = [[*answer, found] for answer, found in zip(answers, words, strict=True)]
+        pictures = list(sounds_of(entry, asked[0], speech.sounds, important))
+    else:
+        pictures = list(media_of(entry, asked[0], thumbnails, important))
     gold = bounded(plain(asked[0].get("target")), min(limit, 1_000)) if asked[0] else None
     return [prompt, other, gold, pictures, *answers]
 
@@ -199,6 +230,14 @@ def media_of(entry: Entry, asked: Mapping[str, Any], thumbnails: Thumbnails, imp
         else:
             found = thumbnails.skip(sha256)
         yield [visible(found.reason), visible(found.sha256)] if isinstance(found, Missing) else found
+
+
+def sounds_of(entry: Entry, asked: Mapping[str, Any], sounds: Sounds, important: bool) -> Iterator[Any]:
+    """``{"sound": number}`` in ``sounds.kept``, or ``[why there is none, hash]``."""
+    for sha256 in asked.get("media") or ():
+        plenty = not important and sounds.bytes >= PLAIN_BYTES
+        found = sounds.skip(sha256) if plenty else sounds.find(entry.task, entry.reference["id"], sha256)
+        yield [visible(found.reason), visible(found.sha256)] if isinstance(found, Missing) else {"sound": found}
 
 
 def side_of(line: Line, limit: int) -> list[Any]:

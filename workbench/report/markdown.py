@@ -12,20 +12,24 @@ from typing import Any
 
 from workbench.parity.comparison import Comparison
 from workbench.parity.sides import Side
+from workbench.parity.word_errors import errors_of
 from workbench.report.blocks import SYMBOLS, Candidate, SideGroups, interval, run_warnings, title_of
 from workbench.report.environment import environment_rows
-from workbench.report.items import entries
+from workbench.report.items import Entry, entries
 from workbench.report.layers import input_rows
 from workbench.report.program_markdown import program_parts
 from workbench.report.reasons import REASONS, reason_rows
 from workbench.report.scores import score_rows
+from workbench.report.speech import compared_with_nothing, speech_rows
 from workbench.report.text import byte_text, fact, markdown, milliseconds, percent, plain, points
 from workbench.report.timings import timing_blocks
+from workbench.report.words import Alignments, marked
 
 MOST_FLIPS = 50
 MOST_LAYERS = 100
 MOST_APART = 30
 MOST_INPUTS = 50
+LONGEST_TRANSCRIPT = 1_000
 
 
 def markdown_text(
@@ -35,6 +39,11 @@ def markdown_text(
     candidates = [Candidate(comparison) for comparison in comparisons]
     parts = [f"# {markdown(title or title_of(sides, comparisons))}", *verdicts(candidates)]
     answered = any(side.runs for side in sides)
+    alone = compared_with_nothing(sides, comparisons)
+    if candidates and alone:
+        parts.append(
+            f"Compared with nothing, since no other run is of the same family: {', '.join(markdown(side.label) for side in alone)}."
+        )
     if not candidates:
         parts += ["No reference, so no verdict.", *bullets(run_warnings(sides))]
     for candidate in candidates:
@@ -43,11 +52,10 @@ def markdown_text(
     for candidate in candidates:
         parts += depth_of(candidate, several=len(candidates) > 1)
     if answered:
-        parts += ["## Scores", scores(sides)]
+        parts += ["## Scores", scores(sides), *spoken_scores(sides)]
         for candidate in candidates:
             parts += strata(candidate, several=len(candidates) > 1)
-        if not candidates:
-            parts += side_groups(sides)
+        parts += side_groups(alone)
         parts += timings(sides)
         parts += ["## Reasons", reasons(sides)]
     else:
@@ -160,7 +168,31 @@ def inputs(sides: Sequence[Side]) -> Iterator[str]:
         yield f"{len(found) - MOST_INPUTS:,} more are in the bundles."
 
 
+def spoken_scores(sides: Sequence[Side]) -> Iterator[str]:
+    """Word error rates: never without profile, words, errors and interval."""
+    rows = [
+        (
+            markdown(row.task),
+            markdown(row.label),
+            row.text,
+            "; ".join(f"{told} ({name}s)" for name, told in row.told) or "–",
+            markdown("; ".join((row.profile, *row.remarks))),
+            f"{row.words:,}",
+            f"{row.errors:,}",
+            f"{row.substitutions:,} / {row.deletions:,} / {row.insertions:,}",
+            *(percent(rate) for rate in (row.cer, row.mer, row.wil, row.sentence_error_rate)),
+            f"{row.utterances:,}",
+        )
+        for row in speech_rows(sides)
+    ]
+    if rows:
+        columns = ("task", "side", "WER", "95 % interval", "profile", "words", "errors", "S / D / I", "CER %", "MER %", "WIL %", "sentence errors %", "utterances")  # fmt: skip
+        yield table(columns, rows, right=(2, *range(5, 13)))
+
+
 def scores(sides: Sequence[Side]) -> str:
+    if not (found := score_rows(sides)):
+        return ""
     rows = [
         (
             markdown(row.task),
@@ -171,7 +203,7 @@ def scores(sides: Sequence[Side]) -> str:
             f"{row.errors:,}",
             markdown("; ".join((row.scorer, *row.remarks))),
         )
-        for row in score_rows(sides)
+        for row in found
     ]
     return table(("task", "side", "score", "95 % interval", "n", "errors", "scorer"), rows, right=(2, 4, 5))
 
@@ -188,21 +220,28 @@ def strata(candidate: Candidate, *, several: bool) -> Iterator[str]:
                 (
                     markdown(axis.title),
                     markdown(each.name),
-                    f"{paired.n:,}",
-                    percent(paired.reference),
-                    percent(paired.candidate),
+                    f"{paired.n:,}" if each.words is None else f"{paired.n:,} ({each.words.reference.words:,})",
+                    percent(paired.reference) + (f" ({each.words.reference.errors:,} errors)" if each.words else ""),
+                    percent(paired.candidate) + (f" ({each.words.candidate.errors:,} errors)" if each.words else ""),
                     points(paired.difference),
                     interval(paired.low90, paired.high90),
                     f"{paired.broke:,} / {paired.fixed:,}",
                 )
             )
     columns = ("axis", "group", "n", "reference %", "candidate %", "difference", "90 % interval", "broke / fixed")
+    if candidate.of_speech:
+        columns = ("axis", "group", "utterances (words)", "reference WER %", "candidate WER %", *columns[5:])
     yield table(columns, rows, right=(2, 3, 4, 5, 7))
+    if candidate.of_speech and candidate.overall is not None:
+        yield f"A positive difference is worse. {markdown(candidate.profile)}; {markdown(candidate.overall.method)}."
 
 
 def side_groups(sides: Sequence[Side]) -> Iterator[str]:
     rows = [
-        (markdown(side.label), markdown(title), markdown(row.name), f"{row.n:,}", fact(row.value))
+        (
+            *(markdown(side.label), markdown(title), markdown(row.name), f"{row.n:,}"),
+            fact(row.value) + (f" (WER, {row.told})" if row.told else ""),
+        )
         for side in sides
         for title, found, _ in SideGroups(side).axes
         for row, _ in found
@@ -227,6 +266,11 @@ def timings(sides: Sequence[Side]) -> Iterator[str]:
             )
         columns = ("task", "side", "median ms", "p90 ms", "first token ms", "items/s", "peak memory", "weights on disk")
         yield table(columns, rows, right=(2, 3, 4, 5, 6, 7))
+        if spoken := [row for row in block.rows if row.rtf is not None]:
+            factors = [
+                (markdown(row.task), markdown(row.label), fact(row.audio_seconds), fact(row.rtf), fact(row.rtfx)) for row in spoken
+            ]
+            yield table(("task", "side", "audio s", "RTF (processing / audio)", "RTFx"), factors, right=(2, 3, 4))
 
 
 def reasons(sides: Sequence[Side]) -> str:
@@ -249,9 +293,12 @@ def environment(sides: Sequence[Side]) -> Iterator[str]:
 
 def flips(comparison: Comparison, *, several: bool) -> Iterator[str]:
     found = [entry for entry in entries(comparison) if entry.change in ("broke", "fixed")]
-    yield heading("Flipped items", comparison.candidate.label, several)
+    yield heading("Flipped utterances" if comparison.of_speech else "Flipped items", comparison.candidate.label, several)
     if not found:
         yield "No item flipped."
+        return
+    if comparison.of_speech:
+        yield from flipped_utterances(comparison, found)
         return
     rows = []
     for entry in found[:MOST_FLIPS]:
@@ -262,5 +309,23 @@ def flips(comparison: Comparison, *, several: bool) -> Iterator[str]:
         ]
         rows.append((entry.change, markdown(entry.task), markdown(entry.reference["id"], 100), markdown(plain(gold), 80), *told))
     yield table(("change", "task", "item", "gold", "reference", "candidate"), rows)
+    if len(found) > MOST_FLIPS:
+        yield f"{len(found) - MOST_FLIPS:,} more are in items.csv."
+
+
+def flipped_utterances(comparison: Comparison, found: Sequence[Entry]) -> Iterator[str]:
+    """Their words as the page colours them: ``[said→heard]``, ``[−left out]``, ``[+made up]``."""
+    sides = (comparison.reference, comparison.candidate)
+    alignments = Alignments(sides)
+    rows = []
+    for entry in found[:MOST_FLIPS]:
+        told = []
+        for side, line in zip(sides, entry.lines, strict=True):
+            aligned = alignments.of(side.label, entry.task, line, LONGEST_TRANSCRIPT)
+            text = plain(line["score"].get("answer")) if aligned is None or aligned[1] is None else marked(aligned[1])
+            told.append(f"{errors_of(line['score']['counts']):,}: {markdown(text, 160) or '–'}")
+        gold = (entry.reference.get("input") or {}).get("target")
+        rows.append((entry.change, markdown(entry.task), markdown(entry.reference["id"], 100), markdown(plain(gold), 160), *told))
+    yield table(("change", "task", "utterance", "said", "reference: errors, words", "candidate: errors, words"), rows)
     if len(found) > MOST_FLIPS:
         yield f"{len(found) - MOST_FLIPS:,} more are in items.csv."

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import base64
 import io
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.report.embedding import Embedded, Missing, TaskMedia, Words
 from workbench.run.bundle import Run
 from workbench.types import Media
 
@@ -28,16 +25,7 @@ SMALL_SIDE = 96
 
 BUDGET_BYTES = 24_000_000
 MOST_PICTURES = 4_000
-MOST_FILE_BYTES = 100_000_000
-HASH = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Why an item has no picture on the page; ``sha256`` is its first 12 digits."""
-
-    reason: str
-    sha256: str
+__all__ = ["Missing", "TaskMedia", "Thumbnail", "Thumbnails", "thumbnail"]
 
 
 @dataclass(frozen=True)
@@ -51,130 +39,21 @@ class Thumbnail:
     pixelated: bool
 
 
-ABSENT = "image not in the bundle; record it with: workbench eval ... --record media"
-OVER_BUDGET = "image left out to keep this page small and quick to make"
-NOT_ASKED = "images were left out of this report"
-REDACTED = "image removed by redaction"
+IMAGE = Words("image", "images were")
+ABSENT, OVER_BUDGET, NOT_ASKED, REDACTED = IMAGE.absent, IMAGE.over_budget, IMAGE.not_asked, IMAGE.redacted
 
 
-class Thumbnails:
+class Thumbnails(Embedded):
     """The pictures of one page, each once. ``kept`` grows as items ask; earlier askers come first in the budget."""
 
+    words = IMAGE
+    most = MOST_PICTURES
+
     def __init__(self, runs: Iterable[Run], budget: int = BUDGET_BYTES, wanted: bool = True):
-        self.runs, self.budget, self.wanted = list(runs), budget, wanted
-        self.kept: list[Thumbnail] = []
-        self.bytes = 0
-        self._over_budget: set[str] = set()
-        self._redacted = bool(self.runs) and all(run.manifest.get("redacted") for run in self.runs)
-        self._known: dict[str, int | Missing] = {}
-        self._tasks: dict[str, TaskMedia] = {}
+        super().__init__(runs, budget, wanted)
 
-    @property
-    def left_out(self) -> int:
-        """How many different pictures are not on the page because of its bounds, each counted once."""
-        return len(self._over_budget - {picture.sha256 for picture in self.kept})
-
-    def find(self, task: str, item: str, sha256: Any) -> int | Missing:
-        """The number of the picture in ``kept``, or why there is none. Decides once a hash."""
-        name = str(sha256)
-        if name not in self._known:
-            self._known[name] = self._make(task, item, name)
-        return self._known[name]
-
-    def skip(self, sha256: Any) -> int | Missing:
-        """The picture's number if it is kept already; it is not made for this."""
-        found = self._known.get(str(sha256))
-        if found is not None:
-            return found
-        self._over_budget.add(str(sha256))
-        return Missing(OVER_BUDGET, str(sha256)[:12])
-
-    def _make(self, task: str, item: str, sha256: str) -> int | Missing:
-        short = sha256[:12]
-        if not self.wanted:
-            return Missing(NOT_ASKED, short)
-        if not HASH.fullmatch(sha256):
-            return Missing("the bundle names no valid hash for this image", short)
-        if self.bytes >= self.budget or len(self.kept) >= MOST_PICTURES:
-            self._over_budget.add(sha256)
-            return Missing(OVER_BUDGET, short)
-        media = self._in_bundles(sha256) or (None if self._redacted else self._in_task(task, item, sha256))
-        if media is None:
-            return Missing(REDACTED if self._redacted else ABSENT, short)
-        if isinstance(media, Missing):
-            return media
-        try:
-            made = thumbnail(media, sha256)
-        except WorkbenchError as error:
-            return Missing(f"image cannot be decoded ({error.why or error.what})", short)
-        except Exception as error:  # noqa: BLE001  a decoder may raise anything on a hostile file; the report goes on
-            return Missing(f"image cannot be decoded ({type(error).__name__})", short)
-        if self.bytes + len(made.url) > self.budget:
-            self._over_budget.add(sha256)
-            return Missing(OVER_BUDGET, short)
-        self.bytes += len(made.url)
-        self.kept.append(made)
-        return len(self.kept) - 1
-
-    def _in_bundles(self, sha256: str) -> Media | Missing | None:
-        for run in self.runs:
-            path = run.media(sha256)
-            if path is None:
-                continue
-            if path.stat().st_size > MOST_FILE_BYTES:
-                return Missing("the image's file is larger than 100 MB", sha256[:12])
-            media = Media(data=path.read_bytes())
-            return (
-                media
-                if media.sha256 == sha256
-                else Missing("the image's file was changed: it does not match its hash", sha256[:12])
-            )
-        return None
-
-    def _in_task(self, task: str, item: str, sha256: str) -> Media | None:
-        if task not in self._tasks:
-            self._tasks[task] = TaskMedia(task)
-        return self._tasks[task].find(item, sha256)
-
-
-class TaskMedia:
-    """The media of a task's own data, where they are on this machine.
-
-    Only tasks known by name are asked: a bundle may name any Python file as its task, and a report runs no code of others.
-    """
-
-    def __init__(self, name: str):
-        self.name = name
-        self._asked: dict[str, Mapping[str, Media]] = {}
-
-    @cached_property
-    def samples(self) -> dict[str, Any]:
-        try:
-            from workbench.tasks.catalogue import load_task, task_names
-
-            if self.name not in task_names():
-                return {}
-            from workbench.data.loading import offline
-
-            with offline():
-                task = load_task(self.name)
-                return {sample.id: (task, sample) for sample in task.load().samples}
-        except Exception:  # noqa: BLE001  data that are not here, or cannot be read, are no picture; the page says so
-            return {}
-
-    def find(self, item: str, sha256: str) -> Media | None:
-        if item not in self._asked:
-            self._asked[item] = self._media_of(item)
-        return self._asked[item].get(sha256)
-
-    def _media_of(self, item: str) -> Mapping[str, Media]:
-        if item not in self.samples:
-            return {}
-        task, sample = self.samples[item]
-        try:
-            return {media.sha256: media for media in task.ask(sample).inputs.get("images", ()) if isinstance(media, Media)}
-        except Exception:  # noqa: BLE001  an item that cannot be asked has no picture
-            return {}
+    def made(self, media: Media, sha256: str) -> Thumbnail:
+        return thumbnail(media, sha256)
 
 
 def thumbnail(media: Media, sha256: str) -> Thumbnail:

@@ -8,6 +8,7 @@
     broke: ["▼", "broke"], fixed: ["▲", "fixed"], changed: ["~", "another answer"], reworded: ["≈", "other words"], redacted: ["▪", "same score, text redacted"],
     same: ["=", "unchanged"], wrong: ["✗", "wrong"], right: ["✓", "right"], unscored: ["–", "no score"],
   };
+  const speech = typeof SPEECH === "undefined" ? null : SPEECH; // of pages with utterances: speech.js
   const MOST_GROUPS = 1000; // a longer select is slow; the search finds the others
   const indexes = new Map();
   const chunks = new Map();
@@ -52,7 +53,7 @@
     const index = await indexOf(state.view);
     const view = config.views[state.view];
     const number = (count) => count.toLocaleString("en");
-    options(byId("change"), "any", config.changes.flatMap((name, code) => (view.counts[name] ? [[code, `${CHANGE_WORDS[name][1]} (${number(view.counts[name])})`]] : [])));
+    options(byId("change"), "any", config.changes.flatMap((name, code) => (view.counts[name] ? [[code, `${wordsOf(name)[1]} (${number(view.counts[name])})`]] : [])));
     options(byId("task"), "every task", index.task_names.map((name, code) => [code, name]));
     options(byId("reason"), "any", index.reason_names.map((name, code) => [code, name]));
     options(byId("stratum"), "every group", index.strata_names.map((name, code) => [code, name]).slice(0, MOST_GROUPS).sort((a, b) => a[1].localeCompare(b[1], "en", { numeric: true })));
@@ -61,6 +62,7 @@
   }
   function hit(row, id, groups, words) {
     let text = `${id}\n${groups}\n${row[0] ?? ""}\n${row[1] ?? ""}\n${row[2] ?? ""}`;
+    for (const side of row.slice(4)) if (speech && side.length > 5) text += speech.searched(side);
     for (const side of row.slice(4)) text += `\n${typeof side[0] === "string" ? side[0] : ""}\n${side[1] ?? ""}\n${side[4].map((part) => part[1]).join("\n")}`;
     text = text.toLowerCase();
     return words.every((word) => text.includes(word));
@@ -110,11 +112,13 @@
   }
 
   // ---- rows
+  const wordsOf = (name) => (config.views[state.view].speech && speech.changes[name]) || CHANGE_WORDS[name];
   function chip(name) {
-    const [symbol, words] = CHANGE_WORDS[name];
+    const [symbol, words] = wordsOf(name);
     return element("span", { class: `chip c-${name}` }, element("span", { class: "symbol", "aria-hidden": "true", text: symbol }), words);
   }
   function picture(entry, place) {
+    if (speech && typeof entry === "object" && "sound" in entry) return speech.player(entry.sound, place, { byId, element });
     if (Array.isArray(entry)) return element("p", { class: "no-picture" }, foreign(entry[0]), ` (sha256 ${entry[1]}…)`);
     const url = byId(`picture-${entry}`)?.textContent ?? "";
     if (!/^data:image\/(png|webp);base64,[A-Za-z0-9+/=]+$/.test(url)) return element("p", { class: "no-picture", text: "image missing from this page" });
@@ -131,6 +135,7 @@
     return element("span", { text: value.toFixed(3) });
   }
   function answer(title, side, first, reason) {
+    if (speech && side.length > 5) return speech.transcript(title, side, first, reason, { element, foreign });
     const text = side[0] === 1 ? first[0] : side[0];
     const rows = [["answer read", side[1] === null ? element("span", { class: "soft", text: "none" }) : foreign(side[1])], ["reason", foreign(reason)], ["ended by", foreign(side[3])]];
     for (const [name, value] of side[4]) rows.push([name, foreign(value)]);
@@ -147,10 +152,13 @@
       element("a", { href: address(index, place), title: "link to this item" }, foreign(index.id[place])),
       foreign(index.task_names[index.task[place]], "bdi", "soft"), ...groups.map((name) => foreign(name, "bdi", "soft")));
     const asked = element("div", { class: "asked" });
-    asked.append(element("h4", { text: row[1] === null ? "asked" : "asked, reference" }), row[0] === null ? element("pre", { class: "none", text: "not on this page" }) : foreign(row[0], "pre"));
+    const spoken = speech && row[4].length > 5;
+    if (spoken) asked.append(...speech.said(row, { element, foreign }));
+    else asked.append(element("h4", { text: row[1] === null ? "asked" : "asked, reference" }), row[0] === null ? element("pre", { class: "none", text: "not on this page" }) : foreign(row[0], "pre"));
     if (row[1] !== null) asked.append(element("h4", { text: "asked, candidate" }), foreign(row[1], "pre"));
-    asked.append(element("dl", {}, element("dt", { text: "gold" }), element("dd", {}, row[2] === null ? element("span", { class: "soft", text: "not recorded" }) : foreign(row[2]))));
-    const pictures = row[3].length ? element("div", { class: row[3].length > 2 ? "pictures many" : "pictures" }, ...row[3].map(picture)) : null;
+    if (!spoken) asked.append(element("dl", {}, element("dt", { text: "gold" }), element("dd", {}, row[2] === null ? element("span", { class: "soft", text: "not recorded" }) : foreign(row[2]))));
+    const pictures = row[3].length && !spoken ? element("div", { class: row[3].length > 2 ? "pictures many" : "pictures" }, ...row[3].map(picture)) : null;
+    if (spoken) asked.append(...row[3].map(picture));
     const body = element("div", { class: `item-body${compared ? "" : " alone"}${pictures ? " pictured" : ""}` }, pictures, asked, answer(compared ? "reference" : "response", row[4], null, index.reason_names[index.reason0[place]]));
     if (compared) body.append(answer("candidate", row[5], row[4], index.reason_names[index.reason1[place]]));
     const made = element("li", { class: state.here === place ? "item here" : "item" }, head, body);

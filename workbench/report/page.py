@@ -1,6 +1,6 @@
 """The page: one self-contained HTML file, its words from a template, its rows packed beside them.
 
-    text, blocks = render(sides, comparisons, views, thumbnails, texts, title="...", command="workbench report ...")
+    text, blocks = render(sides, comparisons, views, thumbnails, texts, speech, title="...", command="workbench report ...")
 
 Safe by construction: jinja2 escapes every value, ``finalize`` makes unseen characters visible before that, the content security
 policy allows exactly one script and one style sheet (by hash) and no connection at all, and item texts are packed as base64 and shown
@@ -20,15 +20,17 @@ from typing import Any
 
 from workbench.metrics.drift import LIMIT
 from workbench.parity.comparison import Comparison
+from workbench.parity.families import SPEECH
 from workbench.parity.sides import Side
 from workbench.report import blocks, layers, sheets, text
 from workbench.report.environment import environment_rows
 from workbench.report.forest import share_svg
-from workbench.report.items import CHANGES, CHUNK, ItemView, Texts
+from workbench.report.items import CHANGES, CHUNK, ItemView, Speech, Texts
 from workbench.report.media import Thumbnails
 from workbench.report.program import program_views
 from workbench.report.reasons import REASONS, item_failures, reason_rows
 from workbench.report.scores import score_rows
+from workbench.report.speech import compared_with_nothing, of_speech, speech_rows
 from workbench.report.timings import timing_blocks
 
 HERE = Path(__file__).parent
@@ -44,20 +46,24 @@ def render(
     views: Sequence[ItemView],
     thumbnails: Thumbnails,
     texts: Texts,
+    speech: Speech,
     *,
     title: str | None = None,
     command: str | None = None,
 ) -> Iterator[str]:
     """The page in pieces, in order: written one by one, 100,000 items need no second copy in memory."""
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    # Pages without speech carry nothing of it.
+    spoken = any(view.speech for view in views)
+    files = (("style.css", "speech.css"), ("speech.js", "page.js")) if spoken else (("style.css",), ("page.js",))
+    style, script = ("\n".join((HERE / name).read_text(encoding="utf-8") for name in names) for names in files)
     page = (
         environment()
         .get_template("page.html.j2")
         .render(
-            **context(sides, comparisons, views, thumbnails, texts, title=title, command=command),
+            **context(sides, comparisons, views, thumbnails, texts, speech, title=title, command=command),
             style=safe(style),
             script=safe(script),
-            policy=policy(style, script),
+            policy=policy(style, script, sounds=bool(speech.sounds.kept)),
             data_here=safe(DATA),
         )
     )
@@ -70,6 +76,8 @@ def render(
             yield block(f"rows-{number}-{part}", chunk)
     for number, picture in enumerate(thumbnails.kept):
         yield block(f"picture-{number}", picture.url)
+    for number, sound in enumerate(speech.sounds.kept):
+        yield block(f"sound-{number}", sound.url)
     yield tail
 
 
@@ -79,6 +87,7 @@ def context(
     views: Sequence[ItemView],
     thumbnails: Thumbnails,
     texts: Texts,
+    speech: Speech,
     *,
     title: str | None,
     command: str | None,
@@ -87,6 +96,8 @@ def context(
     import workbench
 
     candidates = [blocks.Candidate(comparison) for comparison in comparisons]
+    alone = compared_with_nothing(sides, comparisons) if comparisons else []
+    spoken = speech_rows(sides)
     failures = item_failures(sides)
     times = timing_blocks(sides)
     properties = environment_rows(sides)
@@ -108,9 +119,17 @@ def context(
         "limit": f"{LIMIT:g}",
         "sheets": sheets.names(sides, comparisons),
         "groups_shown": answered and (not candidates or any(not each.about_layers for each in candidates)),
-        "together": blocks.Together.of(candidates),
+        "reference_groups": blocks.ReferenceGroup.all_of(candidates),
+        "references": references_of(sides, comparisons),
+        "alone": alone,
+        "direction": blocks.directions(candidates),
+        "spoken": spoken,
+        "speech": of_speech(sides, comparisons),
+        "only_speech": bool(spoken) and all(side.family == SPEECH for side in sides),
+        "sounds": speech.sounds,
+        "alignments": speech.alignments,
         "warnings": [] if comparisons else blocks.run_warnings(sides),
-        "groups": [] if comparisons else [blocks.SideGroups(side) for side in sides],
+        "groups": [blocks.SideGroups(side) for side in (alone if comparisons else sides)],
         "scores": score_rows(sides),
         "times": times,
         "machines": len({time.hardware_key for time in times}),
@@ -126,6 +145,12 @@ def context(
         "versions": {"workbench": workbench.__version__, "python": platform.python_version()},
         "share_svg": share_svg,
     }
+
+
+def references_of(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> list[int]:
+    """The numbers of the sides that others are compared with; without comparisons the first."""
+    found = [number for number, side in enumerate(sides) if any(side is each.reference for each in comparisons)]
+    return found if comparisons else [0]
 
 
 def environment():
@@ -159,11 +184,11 @@ def safe(source: str):
     return Markup(source)
 
 
-def policy(style: str, script: str) -> str:
-    """The content security policy: one style sheet, one script, pictures from this file, and nothing else."""
+def policy(style: str, script: str, sounds: bool = False) -> str:
+    """The content security policy: one style sheet, one script, pictures (and ``sounds``) from this file, and nothing else."""
     hashes = [base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() for source in (style, script)]
     return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        f"default-src 'none'; img-src data:; {'media-src data:; ' if sounds else ''}style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -188,5 +213,9 @@ def config(views: Sequence[ItemView], thumbnails: Thumbnails) -> dict[str, Any]:
         "chunk": CHUNK,
         "changes": list(CHANGES),
         "reasons": REASONS,
-        "views": [{"label": view.label, "sides": view.sides, "n": view.n, "counts": view.counts} for view in views],
+        "views": [
+            {"label": view.label, "sides": view.sides, "n": view.n, "counts": view.counts}
+            | ({"speech": True} if view.speech else {})
+            for view in views
+        ],
     }

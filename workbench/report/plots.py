@@ -9,6 +9,7 @@ Both draw into ``ax`` (a new figure's when None) and return it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from workbench.parity.comparison import Comparison, Stratum
@@ -16,6 +17,7 @@ from workbench.parity.sides import Side, read_sides
 from workbench.report.blocks import MOST_ROWS, finite
 from workbench.report.forest import margin_bounds
 from workbench.report.scores import score_rows
+from workbench.report.speech import SpeechRow, speech_rows
 from workbench.report.text import visible
 from workbench.run.bundle import Run
 
@@ -46,7 +48,10 @@ def plot_differences(comparison: Comparison, ax: Any = None) -> Any:
         ax.plot([100 * paired.difference], [row], marker, color=POINT, markersize=size, zorder=3)
     ax.set_yticks(range(len(strata)), [literal(f"{each.name}  n={each.paired.n:,}") for each in strata])
     ax.invert_yaxis()
-    ax.set_xlabel("candidate minus reference, points (90 % interval)" + (f"; {more:,} more groups are not drawn" if more else ""))
+    points = "points of WER, more is worse" if comparison.of_speech else "points"
+    ax.set_xlabel(
+        f"candidate minus reference, {points} (90 % interval)" + (f"; {more:,} more groups are not drawn" if more else "")
+    )
     ax.set_title(
         literal(f"{comparison.candidate.label} against {comparison.reference.label}: {comparison.verdict.name}"), loc="left"
     )
@@ -62,9 +67,9 @@ def plot_scores(runs: Sequence[Side | Run | str], ax: Any = None) -> Any:
     """
     sides = [each for each in runs if isinstance(each, Side)]
     others = [each for each in runs if not isinstance(each, Side)]
-    rows = [
-        row for row in score_rows([*sides, *(read_sides(others) if others else [])]) if row.unit == "%" and row.value is not None
-    ]
+    found = [*sides, *(read_sides(others) if others else [])]
+    rows: list[Any] = [row for row in score_rows(found) if row.unit == "%" and row.value is not None]
+    rows += [each for row in speech_rows(found) if (each := word_error_bar(row)) is not None]
     if not rows:
         raise ValueError("no run has a score in per cent")
     ax = ax if ax is not None else new_axes(len(rows))
@@ -74,10 +79,30 @@ def plot_scores(runs: Sequence[Side | Run | str], ax: Any = None) -> Any:
         ax.plot([row.value], [place], "o", color=POINT if row.side else "white", markeredgecolor=POINT, markersize=6, zorder=3)
     ax.set_yticks(range(len(rows)), [literal(f"{row.task}\n{row.label}") for row in rows])
     ax.invert_yaxis()
-    ax.set_xlim(0, 100)
+    ax.set_xlim(0, max(100, *(row.value for row in rows)))
     ax.set_xlabel("score, % (95 % interval; reference hollow)")
     quiet(ax)
     return ax
+
+
+@dataclass(frozen=True)
+class WordErrorBar:
+    """A word error rate as ``plot_scores`` draws a score, in per cent; its name says that lower is better, and by whose rules."""
+
+    task: str
+    label: str
+    side: int
+    value: float
+    low: float | None
+    high: float | None
+
+
+def word_error_bar(row: SpeechRow) -> WordErrorBar | None:
+    if row.wer is None:
+        return None
+    low, high = (None if bound is None else 100 * bound for bound in row.bounds)
+    told = f"{row.task} (WER, {row.profile}, {row.errors:,} errors in {row.words:,} words; lower is better)"
+    return WordErrorBar(told, row.label, row.side, 100 * row.wer, low, high)
 
 
 def most_telling(strata: Sequence[Stratum]) -> list[Stratum]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.metrics.stats import wilson
+from workbench.parity.families import SPEECH
+from workbench.parity.profiles import normaliser_of
 from workbench.parity.sides import Side
 from workbench.run.summary import interval_text, score_text
 
@@ -49,12 +51,19 @@ class GroupRow:
     unit: str
     low: float | None
     high: float | None
+    told: str = ""
+    """Of a word error rate: errors, words, interval and profile. The interval is the group's own."""
 
 
 def score_rows(sides: Sequence[Side]) -> list[ScoreRow]:
-    """Rows by task, then side; a side that lacks a task has no row."""
+    """Rows by task, then side; a side that lacks a task has no row. Word error rates are not among them: ``speech.speech_rows``."""
     tasks = list(dict.fromkeys(task for side in sides for task in side.tasks))
-    return [score_row(side, number, task) for task in tasks for number, side in enumerate(sides) if task in side.runs]
+    return [
+        score_row(side, number, task)
+        for task in tasks
+        for number, side in enumerate(sides)
+        if task in side.runs and side.family != SPEECH
+    ]
 
 
 def score_row(side: Side, number: int, task: str) -> ScoreRow:
@@ -127,12 +136,20 @@ def group_rows(side: Side) -> list[GroupRow]:
     for task, runs in side.runs.items():
         results = runs[0].results if len(runs) == 1 else None
         for axis, names in ((results or {}).get("groups") or {}).items():
-            rows += [group_row(task, axis, name, group, results["headline"]["unit"]) for name, group in names.items()]
+            profile = normaliser_of(runs[0])
+            rows += [group_row(task, axis, name, group, results["headline"]["unit"], profile) for name, group in names.items()]
     return rows
 
 
-def group_row(task: str, axis: str, name: str, group: Mapping[str, Any], unit: str) -> GroupRow:
+def group_row(task: str, axis: str, name: str, group: Mapping[str, Any], unit: str, profile: str | None = None) -> GroupRow:
     low = high = None
+    told = ""
     if group.get("correct") is not None and unit == "%" and 0 <= group["correct"] <= group["n"]:
         low, high = (100 * bound for bound in wilson(group["correct"], group["n"]))
-    return GroupRow(task, axis, name, group["n"], group.get("value"), unit, low, high)
+    if bounds := group.get("interval"):
+        factor = 100 if bounds["unit"] == "fraction" else 1
+        low, high = factor * bounds["low"], factor * bounds["high"]
+    if {"errors", "words"} <= group.keys():
+        span = "no interval" if low is None else f"{low:.2f} to {high:.2f} % at 95 %"
+        told = ", ".join(filter(None, (f"{group['errors']:,} errors in {group['words']:,} words", span, profile)))
+    return GroupRow(task, axis, name, group["n"], group.get("value"), unit, low, high, told)

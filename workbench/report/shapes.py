@@ -10,12 +10,24 @@ from __future__ import annotations
 from workbench.parity.shapes import NUMBER, Each, Maybe, damaged, misfit
 from workbench.run.bundle import Run
 
+SPEECH = {
+    **dict.fromkeys(("wer", "cer", "mer", "wil", "sentence_error_rate"), Maybe(NUMBER)),
+    **dict.fromkeys(("words", "errors", "substitutions", "deletions", "insertions"), Maybe(int)),
+    "normaliser": Maybe(dict),
+    "intervals": Maybe(Each(Maybe({"low": Maybe(NUMBER), "high": Maybe(NUMBER)}))),  # an own eval's names are redacted
+    "empty_references": Maybe({"n": Maybe(int)}),
+}
+GROUP = {
+    **{"n": int, "value": Maybe(NUMBER), "correct": Maybe(NUMBER), "words": Maybe(int), "errors": Maybe(int)},
+    "interval": Maybe({"low": NUMBER, "high": NUMBER, "unit": str}),
+}
 RESULTS = Maybe(
     {
+        **SPEECH,
         "n": int,
         "headline": {"metric": str, "value": Maybe(NUMBER), "unit": str},
         "interval": Maybe({"low": NUMBER, "high": NUMBER, "unit": str}),
-        "groups": Maybe(Each(Each({"n": int, "value": Maybe(NUMBER), "correct": Maybe(NUMBER)}))),
+        "groups": Maybe(Each(Each(GROUP))),
         "scorer": Maybe(str),
         "score_range_over_seeds": Maybe([NUMBER]),
         **dict.fromkeys(("scored", "missing", "item_errors", "random_fallbacks"), Maybe(int)),

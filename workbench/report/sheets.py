@@ -16,9 +16,11 @@ from typing import Any
 
 from workbench.parity.comparison import Comparison
 from workbench.parity.sides import Side
+from workbench.parity.word_errors import KINDS, WordDifference, counts_words
 from workbench.report.items import Entry, entries, prompt_of
 from workbench.report.layers import LAYER_COLUMNS, Depth, facts_of
 from workbench.report.scores import score_rows
+from workbench.report.speech import compared_with_nothing, of_speech, speech_rows
 from workbench.report.text import csv_cell
 from workbench.report.timings import timing_blocks
 
@@ -35,13 +37,14 @@ def names(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> list[str]
 
 def write_sheets(folder: Path, sides: Sequence[Side], comparisons: Sequence[Comparison]) -> None:
     """Write the files that have something to hold into ``folder``."""
+    spoken = of_speech(sides, comparisons)
     contents = {
-        "scores.csv": (SCORES, score_lines(sides)),
-        "strata.csv": (STRATA, strata_lines(comparisons)),
-        "items.csv": (ITEMS, item_lines(sides, comparisons)),
+        "scores.csv": ((*SCORES, *SPEECH_SCORES) if spoken else SCORES, score_lines(sides)),
+        "strata.csv": ((*STRATA, *SPEECH_STRATA) if spoken else STRATA, strata_lines(comparisons, spoken)),
+        "items.csv": ((*ITEMS, *SPEECH_ITEMS) if spoken else ITEMS, item_lines(sides, comparisons, spoken)),
         "rungs.csv": (RUNGS, rung_lines(comparisons)),
         "layers.csv": (LAYERS, layer_lines(comparisons)),
-        "timings.csv": (TIMINGS, timing_lines(sides)),
+        "timings.csv": ((*TIMINGS, *SPEECH_TIMINGS) if spoken else TIMINGS, timing_lines(sides, spoken)),
     }
     for name in names(sides, comparisons):
         write_sheet(folder / name, *contents[name])
@@ -72,15 +75,33 @@ SCORES = (
 )
 
 
+SPEECH_SCORES = ("profile", "words", "errors", "substitutions", "deletions", "insertions", "cer", "mer", "wil", "sentence_error_rate", "resampled", "utterance_low95", "utterance_high95", "speaker_low95", "speaker_high95")  # fmt: skip
+"""Beside the others where there is speech: rates are fractions, ``score`` is the word error rate in per cent as in ``unit``."""
+
+
 def score_lines(sides: Sequence[Side]) -> Iterator[Sequence[Any]]:
+    """Word error rates after the other scores."""
     for row in score_rows(sides):
         yield (row.task, row.side, row.label, row.value, row.unit, row.low, row.high, row.n, row.scored, row.errors, row.random_fallbacks, row.scorer, "; ".join(row.remarks))  # fmt: skip
+    for row in speech_rows(sides):
+        low, high = (None if bound is None else 100 * bound for bound in row.bounds)
+        bounds = {name: (100 * each[0], 100 * each[1]) for name, *each in row.intervals}
+        yield (
+            *(row.task, row.side, row.label, None if row.wer is None else 100 * row.wer, "% WER", low, high, row.utterances),
+            *(row.utterances, row.item_errors, 0, "word error rate", "; ".join(row.remarks)),
+            *(row.profile, row.words, row.errors, row.substitutions, row.deletions, row.insertions),
+            *(row.cer, row.mer, row.wil, row.sentence_error_rate, row.intervals[0][0] if row.intervals else None),
+            *(bound for name in ("utterance", "speaker") for bound in bounds.get(name, (None, None))),
+        )
 
 
 STRATA = ("candidate", "axis", "task", "group", "n", "reference_per_cent", "candidate_per_cent", "difference_points", "low90", "high90", "low95", "high95", "broke", "fixed", "p", "method")  # fmt: skip
 
 
-def strata_lines(comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
+SPEECH_STRATA = ("reference_words", "reference_errors", "candidate_words", "candidate_errors", "resampled", "probability_of_improvement", "profile")  # fmt: skip
+
+
+def strata_lines(comparisons: Sequence[Comparison], spoken: bool = False) -> Iterator[Sequence[Any]]:
     for comparison in comparisons:
         for each in comparison.strata:
             paired = each.paired
@@ -93,7 +114,15 @@ def strata_lines(comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
                 paired.low95,
                 paired.high95,
             )
-            yield (comparison.candidate.label, each.axis, each.task, each.name, paired.n, *(100 * share for share in shares), paired.broke, paired.fixed, paired.p, paired.method)  # fmt: skip
+            yield (comparison.candidate.label, each.axis, each.task, each.name, paired.n, *(100 * share for share in shares), paired.broke, paired.fixed, paired.p, paired.method, *(speech_stratum(each.words, comparison) if spoken else ()))  # fmt: skip
+
+
+def speech_stratum(words: WordDifference | None, comparison: Comparison) -> Sequence[Any]:
+    if words is None:
+        return [None] * len(SPEECH_STRATA)
+    before, after = words.reference, words.candidate
+    improved, profile = words.decisive.probability_of_improvement, comparison.rung(5).facts.get("profile")
+    return [before.words, before.errors, after.words, after.errors, words.resampled, improved, profile]
 
 
 SIDE = ("response", "answer", "value", "reason", "finish", "error", "seconds")
@@ -110,13 +139,16 @@ ITEMS = (
 )
 
 
-def item_lines(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
-    """Every paired item of every comparison; without comparisons every item of every side, in the reference's columns."""
-    for source in comparisons or sides:
+SPEECH_ITEMS = (*(f"{side}_{name}" for side in ("reference", "candidate") for name in ("words", *KINDS)), "audio_seconds")
+
+
+def item_lines(sides: Sequence[Side], comparisons: Sequence[Comparison], spoken: bool = False) -> Iterator[Sequence[Any]]:
+    """Every paired item of every comparison; of sides that are compared with nothing every item, in the reference's columns."""
+    for source in (*comparisons, *compared_with_nothing(sides, comparisons)):
         both = (source, source) if isinstance(source, Side) else (source.reference, source.candidate)
         timed = [side.manifest.get("evidence") != "reference" for side in both]
         for entry in entries(source):
-            yield (both[1].label, *item_line(entry, timed))
+            yield (both[1].label, *item_line(entry, timed), *(speech_item(entry) if spoken else ()))
 
 
 def item_line(entry: Entry, timed: Sequence[bool] = (True, True)) -> Iterator[Any]:
@@ -131,6 +163,14 @@ def item_line(entry: Entry, timed: Sequence[bool] = (True, True)) -> Iterator[An
         output, score = line["output"], line["score"]
         error = "; ".join(str(part) for part in (output.get("error") or {}).values() if part)
         yield from (output["value"], score.get("answer"), score["value"], score["reason"], output["finish"], error, (line.get("timing") or {}).get("total") if clock else None)  # fmt: skip
+
+
+def speech_item(entry: Entry) -> Iterator[Any]:
+    """Words and errors of both sides, and the length of the recording; nothing where an item is scored otherwise."""
+    for line in (entry.reference, entry.candidate):
+        counts = {} if line is None or not counts_words(line) else line["score"]["counts"]
+        yield from (counts.get(name) for name in ("words", *KINDS))
+    yield (entry.reference.get("input") or {}).get("audio_seconds")
 
 
 RUNGS = ("candidate", "rung", "name", "status", "kind", "title", "row", "column", "value")
@@ -166,7 +206,11 @@ def layer_lines(comparisons: Sequence[Comparison]) -> Iterator[Sequence[Any]]:
 TIMINGS = ("evidence", "hardware", "hardware_key", "task", "label", "run", "n", "median_seconds", "p90_seconds", "first_token_seconds", "items_per_second", "tokens_per_second", "cold_start_seconds", "peak_memory_bytes", "size_bytes")  # fmt: skip
 
 
-def timing_lines(sides: Sequence[Side]) -> Iterator[Sequence[Any]]:
+SPEECH_TIMINGS = ("audio_seconds", "rtf", "rtfx")
+
+
+def timing_lines(sides: Sequence[Side], spoken: bool = False) -> Iterator[Sequence[Any]]:
     for block in timing_blocks(sides):
         for row in block.rows:
-            yield (block.evidence, block.hardware, block.hardware_key, *asdict(row).values())
+            values = [value for name, value in asdict(row).items() if spoken or name not in SPEECH_TIMINGS]
+            yield (block.evidence, block.hardware, block.hardware_key, *values)

@@ -40,6 +40,10 @@ class TimingRow:
     cold_start: float | None
     peak_memory_bytes: int | None
     size_bytes: int | None
+    audio_seconds: float | None = None
+    rtf: float | None = None
+    rtfx: float | None = None
+    """Of speech: seconds of audio in all, processing over audio, audio over processing."""
 
 
 @dataclass
@@ -87,6 +91,7 @@ def timing_row(side: Side, run: Run) -> TimingRow:
         found.get("cold_start_seconds") if timed else None,
         found.get("peak_memory_bytes"),
         size_on_disk(run),
+        *(found.get(name) if timed else None for name in ("audio_seconds", "rtf", "rtfx")),
     )
 
 
