@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_EXTRAS ?= torch,mlx
+RUN_EXTRAS ?= torch,mlx,speech
 TEST_EXTRAS ?= linux,dev
 ifeq ($(shell uname -s),Darwin)
 TEST_EXTRAS := mac,dev
@@ -22,13 +22,15 @@ endif
 endif
 endif
 
-.PHONY: help demo test bench train clean
+.PHONY: help demo demo-full test bench train train-speech clean
 
 help:
-	@echo "make demo   set up .venv, run the suite 'demo' on PyTorch and MLX, compare them, write a report"
-	@echo "make test   set up .venv, run the test suite"
-	@echo "make bench  set up .venv, run the benchmarks (interleaved, medians)"
-	@echo "make train  train the bundled demo model anew (hours on a CPU)"
+	@echo "make demo          set up .venv, run the suites 'demo' and 'stt' on PyTorch and MLX, compare them, write a report"
+	@echo "make demo-full     the same with every utterance, and the recogniser in 8 and 4 bits"
+	@echo "make test          set up .venv, run the test suite"
+	@echo "make bench         set up .venv, run the benchmarks (interleaved, medians)"
+	@echo "make train         train the bundled vision-language model anew (hours on a CPU)"
+	@echo "make train-speech  train the bundled recogniser anew (hours on a CPU; needs espeak-ng and flite)"
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0])'
@@ -45,16 +47,29 @@ $(VENV)/.ready-test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.ready-run
 
 DEMO_MODELS := --model demo:vlm@torch --model demo:vlm@mlx --model 'demo:vlm@torch?dtype=bfloat16'
-DEMO_RUNS := reports/demo --reference demo:vlm@torch
+SPEECH_MODELS := --model demo:stt@torch --model demo:stt@mlx --model 'demo:stt@torch?dtype=float16'
+MORE_SPEECH_MODELS := --model 'demo:stt@mlx?bits=8' --model 'demo:stt@mlx?bits=4'
+SPEECH_ITEMS ?= --limit 140
+DEMO_RECORD := --record media --record tokens
+DEMO ?= reports/demo
+DEMO_REFERENCES := --reference demo:vlm@torch --reference demo:stt@torch
 
 demo: $(VENV)/.ready-run
-	$(BIN)/workbench eval demo $(DEMO_MODELS) --record media --record tokens --follow demo:vlm@torch --runs reports/demo
-	$(BIN)/workbench capture demo:vlm@torch --inputs demo --limit 2 --also auto --also bfloat16 --keep --runs reports/demo
-	$(BIN)/workbench capture demo:vlm@mlx --inputs demo --limit 2 --keep --runs reports/demo
-	$(BIN)/workbench capture 'demo:vlm@torch?dtype=bfloat16' --inputs demo --limit 2 --keep --runs reports/demo
-	code=0; $(BIN)/workbench parity $(DEMO_RUNS) || code=$$?; \
-	$(BIN)/workbench report $(DEMO_RUNS) --out reports/demo-report; \
-	echo "next: $(BIN)/workbench view reports/demo-report"; exit $$code
+	$(BIN)/workbench eval demo $(DEMO_MODELS) $(DEMO_RECORD) --follow demo:vlm@torch --runs $(DEMO)
+	$(BIN)/workbench eval stt $(SPEECH_MODELS) $(SPEECH_ITEMS) $(DEMO_RECORD) --follow demo:stt@torch --runs $(DEMO)
+	$(BIN)/workbench capture demo:vlm@torch --inputs demo --limit 2 --also auto --also bfloat16 --keep --runs $(DEMO)
+	$(BIN)/workbench capture demo:vlm@mlx --inputs demo --limit 2 --keep --runs $(DEMO)
+	$(BIN)/workbench capture 'demo:vlm@torch?dtype=bfloat16' --inputs demo --limit 2 --keep --runs $(DEMO)
+	$(BIN)/workbench capture demo:stt@torch --inputs stt --limit 2 --also auto --also float16 --keep --runs $(DEMO)
+	$(BIN)/workbench capture demo:stt@mlx --inputs stt --limit 2 --keep --runs $(DEMO)
+	$(BIN)/workbench capture 'demo:stt@torch?dtype=float16' --inputs stt --limit 2 --keep --runs $(DEMO)
+	code=0; $(BIN)/workbench parity $(DEMO) $(DEMO_REFERENCES) || code=$$?; \
+	$(BIN)/workbench report $(DEMO) $(DEMO_REFERENCES) --out $(DEMO)-report; \
+	echo "next: $(BIN)/workbench view $(DEMO)-report"; exit $$code
+
+# Every utterance, and the recogniser in 8 and 4 bits.
+demo-full:
+	$(MAKE) demo DEMO=reports/demo-full SPEECH_ITEMS= SPEECH_MODELS="$(SPEECH_MODELS) $(MORE_SPEECH_MODELS)"
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -65,11 +80,17 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.report_size
 	$(BIN)/python -m tests.bench.capture
 	$(BIN)/python -m tests.bench.mil
+	$(BIN)/python -m tests.bench.log_mel
+	$(BIN)/python -m tests.bench.asr_scoring
+	$(BIN)/python -m tests.bench.speech
 	$(BIN)/workbench zoo --fresh --slow --runs build/bench-zoo
 	WORKBENCH_WHOLE_ZOO=1 $(BIN)/python -m pytest -q tests/capture/zoo/test_families.py
 
 train: $(VENV)/.ready-run
 	$(BIN)/python -m workbench.demo.train --out build/demo-vlm
+
+train-speech: $(VENV)/.ready-run
+	$(BIN)/python -m workbench.demo.recogniser.train --out build/demo-stt
 
 clean:
 	rm -rf $(VENV) build dist
