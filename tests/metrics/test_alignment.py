@@ -4,6 +4,7 @@ import kaldialign
 import pytest
 
 from tests.metrics.spoken import word_pairs
+from workbench.errors import DataError
 from workbench.metrics.alignment import align, character_errors, count_words
 from workbench.metrics.wer import count
 
@@ -84,3 +85,10 @@ def test_counts_of_texts():
         "words": 4, "hits": 2, "substitutions": 0, "deletions": 2, "insertions": 0, "characters": 14, "character_errors": 5,
         "utterances": 1, "sentence_errors": 1,
     }  # fmt: skip
+
+
+def test_an_utterance_that_would_take_gigabytes_to_merge_is_refused():
+    long = ["word"] * 20_000
+    assert count_words(long, long, merge_compounds=True).hits == len(long)  # equal lists need no table
+    with pytest.raises(DataError, match="too long to merge compounds"):
+        count_words(long, [*long[:-1], "other"], merge_compounds=True)

@@ -90,7 +90,7 @@ def test_speakers_who_differ_widen_the_interval_and_speakers_who_do_not_leave_it
     mixed_up = wer.intervals(as_counts(rows), mixed)
     assert mixed_up["speaker"]["high"] - mixed_up["speaker"]["low"] == pytest.approx(width["utterance"], rel=0.45)
     assert list(wer.intervals(as_counts(rows), ["one"] * len(rows))) == ["utterance"]
-    assert list(wer.intervals(as_counts(rows), [None, *who[1:]])) == ["utterance"]
+    assert list(wer.intervals(as_counts(rows), [None] * len(rows))) == ["utterance"]
 
 
 def test_few_speakers_are_not_certainty():
@@ -215,3 +215,12 @@ def test_texts_in_one_call():
 def test_texts_that_do_not_fit(references, transcripts, message):
     with pytest.raises(DataError, match=message):
         word_error_rate(references, transcripts)
+
+
+def test_utterances_without_a_speaker_count_as_speakers_of_their_own():
+    counts = [wer.count("a b c d", text) for text in ("a b c d", "a b x d", "x x x x", "a b c", "a c d", "a b c d e")]
+    named = wer.intervals(counts, ["p", "p", "p", "q", None, None])["speaker"]
+    alone = wer.intervals(counts, ["p", "p", "p", "q", "r", "s"])["speaker"]
+    assert named == alone and named["resampled"] == "speaker"
+    assert "speaker" not in wer.intervals(counts, [None] * 6)
+    assert "speaker" not in wer.intervals(counts, ["p"] * 6)

@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from workbench.errors import DataError
+
 HIT, SUBSTITUTION, DELETION, INSERTION, COMPOUND = "hit", "substitution", "deletion", "insertion", "compound"
+MOST_CELLS = 200_000_000
 NOTHING = " "
 """Stands for "no word" while aligning: no word that ``str.split`` gives can equal it."""
 
@@ -40,10 +43,21 @@ def count_words(reference: Sequence[str], hypothesis: Sequence[str], merge_compo
     from kaldialign import edit_distance
 
     if merge_compounds:
+        refuse_huge(words, len(hypothesis))
         reference, hypothesis = encodable(reference, hypothesis)
     found = edit_distance(reference, hypothesis, merge_compounds=merge_compounds)
     substitutions, deletions = found["sub"], found["del"]
     return WordCounts(words, words - substitutions - deletions, substitutions, deletions, found["ins"])
+
+
+def refuse_huge(reference: int, hypothesis: int) -> None:
+    """Merging compounds fills a whole table of words by words, some 19 bytes a cell: a day of speech in one item would end the process."""
+    if reference * hypothesis > MOST_CELLS:
+        raise DataError(
+            f"an utterance of {reference:,} and {hypothesis:,} words is too long to merge compounds in",
+            why=f"the table would have {reference * hypothesis:,} cells, the limit is {MOST_CELLS:,}",
+            fix="cut it into segments, or --profile whisper",
+        )
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str], merge_compounds: bool = False) -> list[tuple[str, str, str]]:

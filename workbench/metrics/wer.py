@@ -114,10 +114,12 @@ def interval(
 
 
 def intervals(counts: Sequence[Mapping[str, int]], speakers: Sequence[Hashable | None]) -> dict[str, dict[str, Any] | None]:
-    """``{"utterance": ..., "speaker": ...}``; the second only where every utterance has a speaker and there are two or more."""
+    """``{"utterance": ..., "speaker": ...}``; the second only where a speaker is named and there are two or more. An utterance
+    without a name counts as a speaker of its own, as when two runs are compared."""
     found = {"utterance": interval(counts)}
-    if len(set(speakers)) > 1 and None not in speakers:
-        found["speaker"] = interval(counts, list(speakers), "speaker")
+    clusters = [("unnamed", place) if name is None else ("named", name) for place, name in enumerate(speakers)]
+    if len(set(clusters)) > 1 and any(name is not None for name in speakers):
+        found["speaker"] = interval(counts, clusters, "speaker")
     return found
 
 

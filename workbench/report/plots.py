@@ -72,14 +72,17 @@ def plot_scores(runs: Sequence[Side | Run | str], ax: Any = None) -> Any:
     rows += [each for row in speech_rows(found) if (each := word_error_bar(row)) is not None]
     if not rows:
         raise ValueError("no run has a score in per cent")
-    ax = ax if ax is not None else new_axes(len(rows))
+    ax = ax if ax is not None else new_axes(sum(2 if isinstance(row, WordErrorBar) else 1 for row in rows))
     for place, row in enumerate(rows):
         if row.low is not None and row.high is not None:
             ax.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4, zorder=2)
         ax.plot([row.value], [place], "o", color=POINT if row.side else "white", markeredgecolor=POINT, markersize=6, zorder=3)
     ax.set_yticks(range(len(rows)), [literal(f"{row.task}\n{row.label}") for row in rows])
-    ax.invert_yaxis()
-    ax.set_xlim(0, max(100, *(row.value for row in rows)))
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ends = [bound for row in rows for bound in (row.value, row.high) if bound is not None]
+    # Error rates are read near 0, where a scale to 100 would press them into its corner; shares of right answers keep theirs.
+    only_errors = all(isinstance(row, WordErrorBar) for row in rows)
+    ax.set_xlim(0, 1.15 * max(*ends, 1.0) if only_errors else max(100, *ends))
     ax.set_xlabel("score, % (95 % interval; reference hollow)")
     quiet(ax)
     return ax
@@ -101,7 +104,7 @@ def word_error_bar(row: SpeechRow) -> WordErrorBar | None:
     if row.wer is None:
         return None
     low, high = (None if bound is None else 100 * bound for bound in row.bounds)
-    told = f"{row.task} (WER, {row.profile}, {row.errors:,} errors in {row.words:,} words; lower is better)"
+    told = f"{row.task}: WER, lower is better\n{row.profile}, {row.errors:,} errors in {row.words:,} words"
     return WordErrorBar(told, row.label, row.side, 100 * row.wer, low, high)
 
 
