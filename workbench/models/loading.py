@@ -19,6 +19,7 @@ from typing import Any
 from workbench.errors import ModelError, RuntimeMissing, UsageError, WorkbenchError
 from workbench.models import checkpoint, options
 from workbench.models.answering import is_memory_error
+from workbench.models.pretrained import refuse_architecture
 from workbench.models.source import Resolved, resolve
 from workbench.models.speech_to_text import FAMILY as SPEECH
 from workbench.models.speech_to_text import SpeechToText
@@ -116,7 +117,6 @@ def _refuse_unknown(found: Resolved, config: Mapping[str, Any], backend: str, ch
         raise ModelError(f"config.json of {found.source!r} names no model_type", why="it is no transformers or MLX model")
     if backend == "mlx":
         return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if trusted and config.get("auto_map"):
@@ -124,16 +124,7 @@ def _refuse_unknown(found: Resolved, config: Mapping[str, Any], backend: str, ch
     if "bits" in (config.get("quantization") or {}):
         why = f"its weights are {checkpoint.describe_quantisation(dict(config))}, in MLX's own packing"
         raise ModelError(f"{found.source!r} is quantised for MLX", why=why, fix=f"--model mlx:{found.source}")
-    if kind not in CONFIG_MAPPING_NAMES:
-        if config.get("auto_map"):
-            raise ModelError(
-                f"{found.source!r} brings its own Python code", why=f"transformers has no {kind}", fix="--trust-remote-code"
-            )
-        raise ModelError(
-            f"unknown architecture {kind!r} in {found.source!r}",
-            why="this transformers does not know it",
-            fix="pip install -U transformers",
-        )
+    refuse_architecture(found, config)
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelError(
             f"{found.source!r} is a {kind} model", why="it does not answer questions about images", fix="workbench list models"

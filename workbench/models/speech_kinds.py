@@ -15,6 +15,7 @@ from typing import Any, Literal
 from workbench.errors import ModelError, RuntimeMissing, UsageError
 from workbench.models import checkpoint
 from workbench.models.options import DECODING
+from workbench.models.pretrained import refuse_architecture
 from workbench.models.source import Resolved
 from workbench.models.whisper_layout import dimensions, is_dimensions, is_whisper
 from workbench.types import ModelSpec
@@ -110,7 +111,6 @@ def _refuse_mlx_layout(found: Resolved, config: Mapping[str, Any]) -> None:
 
 
 def _kind_torch(found: Resolved, config: Mapping[str, Any], options: Mapping[str, Any]) -> Kind:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CTC_MAPPING_NAMES,
         MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
@@ -120,16 +120,7 @@ def _kind_torch(found: Resolved, config: Mapping[str, Any], options: Mapping[str
     kind = config["model_type"]
     if config.get("auto_map") and options["trust_remote_code"] == "true":
         return "ctc" if "AutoModelForCTC" in config["auto_map"] else "seq2seq"
-    if kind not in CONFIG_MAPPING_NAMES:
-        if config.get("auto_map"):
-            raise ModelError(
-                f"{found.source!r} brings its own Python code", why=f"transformers has no {kind}", fix="--trust-remote-code"
-            )
-        raise ModelError(
-            f"unknown architecture {kind!r} in {found.source!r}",
-            why="this transformers does not know it",
-            fix="pip install -U transformers",
-        )
+    refuse_architecture(found, config)
     both = {"ctc": MODEL_FOR_CTC_MAPPING_NAMES, "seq2seq": MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
     possible = [name for name, mapping in both.items() if kind in mapping]
     said = (config.get("architectures") or [None])[0]

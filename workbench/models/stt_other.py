@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from workbench.errors import ItemError, UsageError
+from workbench.models import pretrained
 from workbench.models.answering import stop_ids
 from workbench.models.following import check_tokens
 from workbench.models.processors import Prepared
@@ -157,31 +158,11 @@ def load_ctc(
 
 def load(found: Resolved, options: Mapping[str, Any], auto: str) -> tuple[Any, dict[str, Any]]:
     """(the model of transformers' auto class, what was loaded). Raises ModelError unless every weight was found, fitted and used."""
-    import torch
-    import transformers
-
     from workbench.backends.torch import resolve_device
-    from workbench.models.vlm_torch import _refuse_partial
 
     device = resolve_device({name: str(value) for name, value in options.items() if name in ("device", "threads") and value})
-    asked = options["dtype"]
-    dtype = (torch.float32 if device.type == "cpu" else "auto") if asked == "auto" else getattr(torch, asked)
-    pickle = options["allow_pickle"] == "true" and not any(found.folder.glob("*.safetensors"))
-    arguments: dict[str, Any] = {
-        "dtype": dtype,
-        "use_safetensors": not pickle,
-        "weights_only": True,
-        "trust_remote_code": options["trust_remote_code"] == "true",
-        "local_files_only": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # reported like the other disagreements, with names
-    }
-    if options["attention"]:
-        arguments["attn_implementation"] = options["attention"]
-    model, report = getattr(transformers, auto).from_pretrained(str(found.folder), **arguments)
-    spare = sorted(key for key in report.get("missing_keys", ()) if str(key).endswith(ONLY_IN_TRAINING))
-    _refuse_partial(found, {**report, "missing_keys": set(report.get("missing_keys", ())) - set(spare)})
-    model = model.to(device).eval()
+    model, spare = pretrained.load(auto, found, options, device, ONLY_IN_TRAINING)
+    model = model.eval()
     about = {
         "class": type(model).__name__,
         "library": "transformers",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.errors import ItemError, ModelError, UsageError
+from workbench.models import pretrained
 from workbench.models.source import Resolved
 from workbench.models.speech_to_text import Decoding, Transcript
 from workbench.models.stt import RATE, SAMPLES_PER_FRAME, WhisperSpeech
@@ -29,7 +30,9 @@ def open_whisper(
 
     _refuse_own_loop(spec, options)
     device = resolve_device({name: str(value) for name, value in options.items() if name in ("device", "threads") and value})
-    runtime = TorchWhisper(_load(found, options, device))
+    loaded, _ = pretrained.load("WhisperForConditionalGeneration", found, options, device)
+    _refuse_other_output(found, loaded)
+    runtime = TorchWhisper(loaded)
     tokens = WhisperTokens.from_folder(found.folder, runtime.vocabulary, generation)
     whole = runtime.model
 
@@ -238,31 +241,6 @@ def _numpy(value: Any) -> Any:
     import torch
 
     return (value if value.dtype == torch.float64 else value.float()).cpu().numpy()
-
-
-def _load(found: Resolved, options: Mapping[str, Any], device: Any) -> Any:
-    import torch
-    from transformers import WhisperForConditionalGeneration
-
-    from workbench.models.vlm_torch import _refuse_partial
-
-    asked = options.get("dtype") or "auto"
-    dtype = (torch.float32 if device.type == "cpu" else "auto") if asked == "auto" else getattr(torch, asked)
-    pickle = options.get("allow_pickle") == "true" and not any(found.folder.glob("*.safetensors"))
-    arguments: dict[str, Any] = {
-        "dtype": dtype,
-        "use_safetensors": not pickle,
-        "weights_only": True,
-        "local_files_only": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # reported like the other disagreements, with names
-    }
-    if options.get("attention"):
-        arguments["attn_implementation"] = options["attention"]
-    model, report = WhisperForConditionalGeneration.from_pretrained(str(found.folder), **arguments)
-    _refuse_partial(found, report)
-    _refuse_other_output(found, model)
-    return model.to(device)
 
 
 def _refuse_other_output(found: Resolved, model: Any) -> None:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.errors import ItemError, ModelError
-from workbench.models import answering
+from workbench.errors import ItemError
+from workbench.models import answering, pretrained
 from workbench.models.following import Following, check_tokens
 from workbench.models.processors import Prepared, Preprocessor
 from workbench.models.source import Resolved
@@ -67,7 +67,7 @@ class TorchVisionLanguage:
         self.preprocessor = Preprocessor(found.folder, options)
         self.tokenizer = self.preprocessor.tokenizer
         device = resolve_device({name: value for name, value in options.items() if value})
-        self.model = _load(found, options, device)
+        self.model, _ = pretrained.load("AutoModelForImageTextToText", found, options, device)
         self.model.eval()
         self.device = self.model.device
         self.dtype = self.model.dtype
@@ -312,51 +312,6 @@ def _as_tensor(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_tensor(each) for each in value]
     return torch.from_numpy(value) if isinstance(value, numpy.ndarray) else value
-
-
-def _load(found: Resolved, options: Mapping[str, Any], device: Any):
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    asked = options["dtype"]
-    on_cpu = device.type == "cpu" and not options["device_map"]
-    dtype = (torch.float32 if on_cpu else "auto") if asked == "auto" else getattr(torch, asked)
-    pickle = options["allow_pickle"] == "true" and not any(found.folder.glob("*.safetensors"))
-    arguments: dict[str, Any] = {
-        "dtype": dtype,
-        "use_safetensors": not pickle,
-        "weights_only": True,
-        "trust_remote_code": options["trust_remote_code"] == "true",
-        "local_files_only": True,
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # reported like the other disagreements by _refuse_partial, with names
-    }
-    if options["attention"]:
-        arguments["attn_implementation"] = options["attention"]
-    if options["device_map"]:
-        arguments["device_map"] = options["device_map"]
-    model, report = AutoModelForImageTextToText.from_pretrained(str(found.folder), **arguments)
-    _refuse_partial(found, report)
-    return model if options["device_map"] else model.to(device)
-
-
-def _refuse_partial(found: Resolved, report: Mapping[str, Any]) -> None:
-    """Raises ModelError unless every weight was found, fitted and used: transformers only warns and fills in noise."""
-    for name, words in (
-        ("missing_keys", "lacks"),
-        ("mismatched_keys", "has another shape for"),
-        ("unexpected_keys", "has an unknown weight"),
-    ):
-        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(name, ()))
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise ModelError(
-                f"checkpoint {found.source!r} {words} {', '.join(keys[:3])}{more}",
-                why="weights and config.json do not belong together",
-                fix="download or export the model again",
-            )
-    if report.get("error_msgs"):
-        raise ModelError(f"checkpoint {found.source!r} cannot be loaded", why=str(report["error_msgs"][0])[:300])
 
 
 def _model_error(error: Exception) -> ItemError:
