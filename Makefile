@@ -71,8 +71,9 @@ demo: $(VENV)/.ready-run
 demo-full:
 	$(MAKE) demo DEMO=reports/demo-full SPEECH_ITEMS= SPEECH_MODELS="$(SPEECH_MODELS) $(MORE_SPEECH_MODELS)"
 
+# A process for each core, and files whole (tests/conftest.py); PYTEST_FLAGS come last, so that -n 0 or a path of yours wins.
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.run
@@ -85,6 +86,7 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.speech
 	$(BIN)/workbench zoo --fresh --slow --runs build/bench-zoo
 	WORKBENCH_WHOLE_ZOO=1 $(BIN)/python -m pytest -q tests/capture/zoo/test_families.py
+	WORKBENCH_WHOLE_TESTS=1 $(BIN)/python -m pytest -q tests/mil/whole tests/test_notebooks.py tests/demo/test_demo_suite.py
 
 train: $(VENV)/.ready-run
 	$(BIN)/python -m workbench.demo.train --out build/demo-vlm

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIMES = ("torch", "mlx", "mlx_vlm", "transformers", "tokenizers", "coremltools", "matplotlib", "httpx_sse")
 

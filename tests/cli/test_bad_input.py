@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,9 +201,12 @@ def test_a_full_disk_loses_no_finished_item(tmp_path):
 
 def test_control_c_ends_cleanly_and_the_run_continues(tmp_path):
     command = [sys.executable, "-m", "workbench", "eval", "mmstar-sample", "--model", DEMO]
-    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A test suite that runs in the background ignores SIGINT, and its children would too.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **heeding)
     while not any(path.stat().st_size for path in tmp_path.glob("reports/runs/*/samples.jsonl")):
         assert running.poll() is None, running.stderr.read()
+        time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said

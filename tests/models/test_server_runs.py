@@ -128,7 +128,9 @@ def test_ctrl_c_ends_soon_and_the_run_continues(server, tmp_path):
     server.status = lambda body: setattr(server, "seconds", 60.0 if len(server.asked) >= 8 else 0.0) or 200
     model = f"server:http://127.0.0.1:{server.server_port}#m?stream=false&concurrency=2"
     command = [sys.executable, "-m", "workbench", "eval", "mmmu-sample", "--model", model, "--limit", "12", "--json"]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A test suite that runs in the background ignores SIGINT, and its children would too.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heeding)
     while len(server.asked) < 10 and running.poll() is None:
         time.sleep(0.02)
     began = time.perf_counter()

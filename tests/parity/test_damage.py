@@ -16,7 +16,7 @@ from workbench.types import Media, Request
 
 pytest.importorskip("torch", reason="needs torch (pip install 'parity-workbench[torch]')")
 
-TASK, LIMIT = "ocrbench-sample", 80
+TASK, LIMIT = "ocrbench-sample", 40
 SCALED = "language_model.model.layers.1.mlp.down_proj.weight"
 
 

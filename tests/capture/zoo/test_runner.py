@@ -21,6 +21,7 @@ from workbench.run.verify import verify
 pytest.importorskip("torch", reason="the reference side: pip install 'parity-workbench[torch]'")
 pytest.importorskip("mlx_vlm", reason="the port's side: pip install 'parity-workbench[mlx]'")
 
+pytestmark = pytest.mark.slow
 GIB = 2**30
 ROWS = """
 import sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 
 from workbench.mil import load
 
+PUBLISHED = bool(os.environ.get("WORKBENCH_WHOLE_TESTS"))
+"""Whether models have their published depths and vocabularies (``make bench``). Converting takes the longest, a second for every five
+million weights, and further layers and words are like the first: otherwise models have two layers or so, and few words."""
 FP32 = 1e-5
 """Largest relative L2 error of an fp32 program, or twice torch's own fp32 error where that is larger."""
 TIMES_HALF = 2.0
