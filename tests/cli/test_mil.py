@@ -125,7 +125,7 @@ def test_an_output_that_cannot_be_told_is_inconclusive_until_it_is_named(here, c
         "        self.first = torch.nn.Linear(12, 8)\n"
         "    def forward(self, x):\n        y = self.first(x)\n        return y + 1e-9, y * 1.0000001\n"
     )
-    from workbench.capture.factories import call_factory
+    from workbench.models.factories import call_factory
 
     model = call_factory(f"{twins}:Twins").eval()
     import torch

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.capture.factories import call_factory, file_of
 from workbench.capture.tensor_entries import tensor_entry
 from workbench.capture.torch_graphs import Graph, exported_graph, plain_graph, rewind, script_graph
 from workbench.capture.twins import Values, matched_inputs, missing
 from workbench.errors import UsageError
 from workbench.fingerprint import of_file, of_json
+from workbench.models.factories import call_factory, file_of
 from workbench.run.layer_records import PRECISIONS
 
 FIX = "pip install 'parity-workbench[torch]'"

@@ -36,7 +36,7 @@ NEEDED = ("torch", "transformers", "mlx", "mlx-vlm")
 SLOW = "slow: add --slow"
 ROW_CODE = (
     *("capture/hooks.py", "capture/names.py", "capture/taps.py", "capture/zoo", "convert"),
-    *("metrics/drift.py", "metrics/tensors.py", "models/vlm_mlx.py"),
+    *("metrics/drift.py", "metrics/tensors.py", "models/layer_names.py", "models/vlm_mlx.py"),
 )
 """What takes part in making a row, besides libraries."""
 METRIC = "rows that agree"
