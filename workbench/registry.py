@@ -24,8 +24,13 @@ BACKENDS: dict[str, type] = {}
 BUILT_IN_BACKENDS = {
     "torch": "workbench.backends.torch",
     "mlx": "workbench.backends.mlx",
+    "coreml": "workbench.backends.coreml",
     "server": "workbench.backends.server",
 }
+
+
+BUILT_IN_CONVERTERS = {"coreml": "workbench.convert.coreml.cache:ensure"}
+"""Runtimes that run what is converted for them: ``ensure(spec)`` gives the converted folder, made on first use."""
 
 
 def task(function: Callable) -> Callable:
@@ -68,3 +73,14 @@ def get_backend(name: str):
     if name not in BACKENDS:
         raise UsageError(f"unknown runtime {name!r}", why=f"known: {', '.join(backend_names())}", fix="workbench doctor")
     return BACKENDS[name]()
+
+
+def get_converter(backend: str) -> Callable | None:
+    """``ensure(spec) -> Path`` of a runtime that runs converted models, None of one that reads checkpoints as they are.
+
+    The models' layer lies below the converters' and calls them through this name.
+    """
+    if backend not in BUILT_IN_CONVERTERS:
+        return None
+    module, _, name = BUILT_IN_CONVERTERS[backend].partition(":")
+    return getattr(import_module(module), name)

@@ -37,6 +37,14 @@ class Cell:
                 self._made, self._value = False, None
         return value
 
+    def glance(self) -> Any:
+        """The value, not kept where it was not there before: to look at a weight costs no memory afterwards."""
+        made = self._made
+        value = self.value
+        if not made:
+            self._made, self._value = False, None
+        return value
+
     def _make(self) -> None:
         """What it needs first, by a list of what waits: constants made of constants may be thousands deep."""
         waiting = [self]

@@ -24,7 +24,7 @@ from workbench.mil.registry import Context, Handler
 from workbench.mil.results import checked
 from workbench.mil.types import TensorType
 
-MOST_PLANS, MOST_INNER_PLANS = 16, 256
+MOST_PLANS, MOST_INNER_PLANS = 64, 256
 """Plans kept for a function and for a nested block (a loop whose variables grow has one a round); the one used longest ago goes first."""
 EAGER_BYTES = 1 << 20
 """Constants up to this size are computed at load, larger ones on first use."""

@@ -56,6 +56,10 @@ class State:
         kind = TensorType(cell.dtype, feature.shape)
         cell.value = to_tensor(feature, kind, value, cell.value.dtype, cell.value.device, allow_nan=True)
 
+    def copy(self) -> State:
+        """Another state of the same contents. Cheap: a write replaces a value, so the two may share what neither has written."""
+        return State({name: StateCell(cell.dtype, cell.value) for name, cell in self._cells.items()})
+
     def _cell(self, name: str) -> StateCell:
         if name not in self._cells:
             raise InputError(f"there is no state {name!r}", why=f"states: {', '.join(self._cells) or 'none'}")
@@ -121,8 +125,10 @@ class Program:
         results = self.run(self.tensors(inputs, allow_nan=allow_nan), state)
         return {feature.name: from_value(feature, results[feature.name]) for feature in self.outputs}
 
-    def tensors(self, inputs: Mapping[str, Any], *, allow_nan: bool = False) -> dict[str, torch.Tensor]:
-        """The inputs as the program takes them, checked."""
+    def tensors(
+        self, inputs: Mapping[str, Any], *, allow_nan: bool = False, held: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The inputs as the program takes them, checked. ``held``: those that came out of here before and are taken as they are."""
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs are given as {type(inputs).__name__}", why=self._expected(), fix="predict({name: array})")
         known = {feature.name for feature in self.inputs}
@@ -131,6 +137,9 @@ class Program:
                 raise InputError(f"there is no input {name!r}", why=self._expected(), fix=self._meant(name))
         found = {}
         for feature in self.inputs:
+            if held and feature.name in held:
+                found[feature.name] = held[feature.name]
+                continue
             kind = self._kinds[feature.name]
             given = inputs.get(feature.name)
             if given is None:
