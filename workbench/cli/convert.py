@@ -1,11 +1,13 @@
-"""``workbench convert MODEL_FOLDER --to LAYOUT``: a model as something else, checked to be the same model.
+"""``workbench convert MODEL --to WHAT``: a model as something else, checked to be the same model.
 
     workbench convert ./my-finetune --to hub-layout
     workbench convert torch:./my-finetune --to hub-layout --out ./for-mlx
     workbench convert torch:ORG/WHISPER --to mlx-whisper --bits 4
+    workbench convert demo:vlm --to coreml --precision fp16 --quantize int8
 
 hub-layout: a folder saved by transformers 5 as published checkpoints are laid out, so that ports such as mlx-vlm read it.
 mlx-whisper, transformers: a Whisper as the one or the other reads it.
+coreml: a folder of Core ML programs (``workbench.cli.convert_coreml``).
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.cli import convert_coreml
 from workbench.errors import EXIT_OK, UsageError
 
 SHOWN = 12
@@ -26,26 +30,34 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of ``--to``: ``convert(args, folder, out)`` returns (what ``--json`` prints, the lines for people)."""
+    """One kind of ``--to``: ``convert(args, folder, out)`` returns (what ``--json`` prints, the lines for people).
+
+    Where ``finds`` is False it is ``convert(args)``: the kind itself reads what MODEL names and where the result goes.
+    """
 
     words: str
     suffix: str
-    convert: Callable[[argparse.Namespace, Path, Path], tuple[dict[str, Any], list[str]]]
+    convert: Callable[..., tuple[dict[str, Any], list[str]]]
     options: tuple[str, ...] = ()
-    """Of --bits, --group-size and --dtype, those it has."""
+    """Those that not every kind has."""
     runtime: str = "torch"
     """Whose folders it reads: torch:FOLDER or mlx:FOLDER."""
+    finds: bool = True
 
 
 def add_parser(parsers: Any) -> argparse.ArgumentParser:
     """Add the verb; its ``run`` default is ``run`` below."""
     parser = parsers.add_parser(
         "convert",
-        help="a model folder in another layout, checked to be the same model",
-        description="Convert a model folder, and check that it is still the same model.",
+        help="a model in another layout or for another runtime, checked to be the same model",
+        description="Convert a model, and check that it is still the same model.",
         epilog="--to: " + "; ".join(f"{name}: {target.words}" for name, target in TARGETS.items()),
     )
-    parser.add_argument("model", metavar="MODEL_FOLDER", help="a folder, or torch:FOLDER, torch:ORG/NAME[@REVISION], mlx:...")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a folder, or torch:FOLDER, torch:ORG/NAME[@REVISION], mlx:...; for coreml also demo:vlm, demo:stt, file.py:factory",
+    )
     parser.add_argument("--to", required=True, choices=list(TARGETS), help="what it becomes: see below")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="a new folder (default: beside the model, named NAME-hub, NAME-mlx ...)"
@@ -60,6 +72,7 @@ def add_parser(parsers: Any) -> argparse.ArgumentParser:
         "--trust-remote-code", action="store_true", help="copy the folder's Python files too; they are not run here"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    convert_coreml.add_options(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -71,8 +84,12 @@ def run(args: argparse.Namespace) -> int:
 
     target = TARGETS[args.to]
     _refuse_options(args, target)
-    folder, default = find(args.model, target.suffix, target.runtime)
-    found, lines = target.convert(args, folder, args.out or default)
+    with redirect_stdout(sys.stderr):  # what a user's module prints
+        if target.finds:
+            folder, default = find(args.model, target.suffix, target.runtime)
+            found, lines = target.convert(args, folder, args.out or default)
+        else:
+            found, lines = target.convert(args)
     if args.json:
         print(json.dumps(found))
     else:
@@ -82,9 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_options(args: argparse.Namespace, target: Target) -> None:
     """Raises UsageError for an option that would do nothing."""
-    for name in ("bits", "group_size", "dtype"):
-        if getattr(args, name, None) is not None and name not in target.options:
-            raise UsageError(f"--{name.replace('_', '-')} does nothing for --to {args.to}", why="it is for --to mlx-whisper")
+    for name in OPTIONS:
+        if getattr(args, name, None) not in (None, False) and name not in target.options:
+            having = ", ".join(f"--to {kind}" for kind, each in TARGETS.items() if name in each.options)
+            raise UsageError(f"--{name.replace('_', '-')} does nothing for --to {args.to}", why=f"it is for {having}")
     if getattr(args, "group_size", None) and not args.bits:
         raise UsageError("--group-size is for quantised weights", fix=f"--bits 4 --group-size {args.group_size}")
 
@@ -136,7 +154,7 @@ def to_hub_layout(args: argparse.Namespace, folder: Path, out: Path) -> tuple[di
         why = f"{folder} is in the layout of published checkpoints already: nothing to do"
         return {"source": str(folder), "target": None, "already": True}, [why]
     checks = {"check": not args.no_check, "trust_remote_code": args.trust_remote_code}
-    done = hub_layout.to_hub_layout(folder, out, **checks, say=_saying(args))
+    done = hub_layout.to_hub_layout(folder, out, **checks, say=saying(args))
     found = {
         "source": str(folder),
         "target": str(done.target),
@@ -175,7 +193,7 @@ def to_mlx_whisper(args: argparse.Namespace, folder: Path, out: Path) -> tuple[d
         group_size=args.group_size or 32,
         dtype=args.dtype,
         check=not args.no_check,
-        say=_saying(args),
+        say=saying(args),
     )
     return _whisper(folder, done, args, f"workbench eval asr-sample --model mlx:{done.target}")
 
@@ -183,7 +201,7 @@ def to_mlx_whisper(args: argparse.Namespace, folder: Path, out: Path) -> tuple[d
 def to_transformers(args: argparse.Namespace, folder: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
     from workbench.convert import whisper
 
-    done = whisper.to_transformers(folder, out, dtype=args.dtype, check=not args.no_check, say=_saying(args))
+    done = whisper.to_transformers(folder, out, dtype=args.dtype, check=not args.no_check, say=saying(args))
     return _whisper(folder, done, args, f"workbench eval asr-sample --model torch:{done.target}")
 
 
@@ -211,7 +229,7 @@ def _whisper(folder: Path, done: Any, args: argparse.Namespace, following: str) 
     return found, [*lines, f"check: {done.check}", f"next: {following}"]
 
 
-def _saying(args: argparse.Namespace) -> Callable[[str], None]:
+def saying(args: argparse.Namespace) -> Callable[[str], None]:
     from workbench.cli.verify import plain
 
     return (lambda text: None) if args.json else (lambda text: print(plain(text), file=sys.stderr, flush=True))
@@ -224,7 +242,10 @@ def short(value: Any) -> str:
 
 TARGETS = {
     "hub-layout": Target(
-        "a folder saved by transformers 5, as published checkpoints are laid out and ports read it", "-hub", to_hub_layout
+        "a folder saved by transformers 5, as published checkpoints are laid out and ports read it",
+        "-hub",
+        to_hub_layout,
+        options=("trust_remote_code",),
     ),
     "mlx-whisper": Target(
         "a Whisper of transformers, as mlx-whisper reads it", "-mlx", to_mlx_whisper, options=("bits", "group_size", "dtype")
@@ -232,4 +253,12 @@ TARGETS = {
     "transformers": Target(
         "a Whisper of mlx-whisper, as transformers reads it", "-transformers", to_transformers, options=("dtype",), runtime="mlx"
     ),
+    "coreml": Target(
+        "programs for Core ML: a LLaVA-style model, a Whisper, or a module of your own",
+        "-coreml",
+        convert_coreml.convert,
+        options=convert_coreml.OPTIONS,
+        finds=False,
+    ),
 }
+OPTIONS = tuple(dict.fromkeys(name for target in TARGETS.values() for name in target.options))

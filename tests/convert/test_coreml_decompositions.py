@@ -1,0 +1,44 @@
+"""Ops that coremltools converts as something else, or not at all, are the same as torch's when the workbench converts them."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.convert.coreml.check import check_stage, differences, example_feeds
+from workbench.convert.coreml.programs import convert_stage
+from workbench.convert.coreml.recipe import Recipe
+from workbench.convert.coreml.saving import save_package
+from workbench.convert.stages import stages_of_module
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("coremltools")
+
+SCALE = torch.linspace(0.5, 2, 4)
+OPS = {
+    "alias": lambda x: x[:, 0:] * 2,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": lambda x: torch.nn.functional.gelu(x + 1, approximate="tanh"),
+    "add": lambda x: torch.add(x, SCALE, alpha=3),
+    "sub": lambda x: torch.sub(x, SCALE, alpha=3),
+    "std": lambda x: x * x.std(),
+    "var": lambda x: x * x.var(),
+    "std_of_rows": lambda x: x * torch.std(x, -1, correction=0, keepdim=True),
+    "rms_norm": lambda x: torch.nn.functional.rms_norm(100 * x, (4,)),
+    "rms_norm_weight": lambda x: torch.nn.functional.rms_norm(x, (4,), SCALE, 1e-2),
+}
+
+
+class Computes(torch.nn.Module):
+    def forward(self, x):
+        return tuple(computed(x) for computed in OPS.values())
+
+
+def test_ops_that_coremltools_gets_wrong(tmp_path):
+    torch.manual_seed(3)
+    stages = stages_of_module({"module": Computes(), "example": torch.randn(5, 4), "outputs": tuple(f"by_{name}" for name in OPS)})
+    found = convert_stage(stages["main"], Recipe())
+    package = save_package(found.mlmodel, tmp_path / "main.mlpackage")
+    seen = check_stage(stages["main"], package, None, example_feeds(stages)["main"], Recipe())
+    assert differences("main", seen) == []
+    modes = [op.inputs["mode"].val for op in found.mlmodel._mil_program.functions["main"].operations if op.op_type == "gelu"]
+    assert modes == ["EXACT", "TANH_APPROXIMATION"], "of a GELU stays one op"

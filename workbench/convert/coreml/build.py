@@ -1,0 +1,364 @@
+"""A model as a folder of Core ML programs that runs alone on another machine, checked and with a manifest; whole or not there at all.
+
+    done = build(subject_of("demo:vlm"), Path("vlm-coreml"), Recipe(precision="fp16", quantize="int8").check())
+    done.artifact.stages["vision"].weights[0]      # {"name": ..., "compressed": True, ...}
+
+``converted.json`` (read by ``workbench.models.converted``) says what the folder was made from; one that is there already is used again only
+when all of that is what was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import __version__
+from workbench.convert.coreml.check import check_stage, differences, example_feeds, judged, measure
+from workbench.convert.coreml.recipe import Recipe
+from workbench.convert.coreml.subject import Subject
+from workbench.convert.drafts import draft, publish
+from workbench.convert.reload import DifferentModel
+from workbench.errors import ModelError, RuntimeMissing, UsageError
+from workbench.fingerprint import of_file, versions
+from workbench.models.converted import FORMAT, MANIFEST, MODEL_FILE, WEIGHT_FILE, Converted, is_converted, package_bytes
+
+if TYPE_CHECKING:
+    from workbench.convert.stages.stage import Stage, StageSet
+
+CONVERTER = 1
+"""Raised whenever a change to the converter can change what it writes: older artifacts are then converted again."""
+LIBRARIES = ("coremltools", "torch", "transformers", "numpy", "scikit-learn")
+"""What writes the programs; scikit-learn finds palettes."""
+ROOM = 3
+"""Times the weights in float32: a draft holds every program as converted and, for a moment, as compressed."""
+MEASURED = 4
+"""Calls of a stage on which each of its layers' costs is measured, at most."""
+
+Say = Callable[[str], None]
+Feeds = dict[str, list[dict[str, Any]]]
+Explain = Callable[["Stage", Any, Path, str | None, Sequence[Mapping[str, Any]]], list[str]]
+"""(stage, its conversion, package, function, feeds) -> more words about a difference that the check found."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """``reused``: the folder was there, exactly as asked for. ``kept``: ops that stay fp32, by stage."""
+
+    artifact: Converted
+    reused: bool
+    kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.artifact.folder
+
+
+def build(
+    subject: Subject,
+    out: Path,
+    recipe: Recipe,
+    *,
+    say: Say | None = None,
+    check: bool = True,
+    sensitive: bool = False,
+    feeds: Callable[[StageSet], tuple[Feeds, str]] | None = None,
+    explain: Explain | None = None,
+    elsewhere: str = "--out FOLDER on another disk",
+) -> Built:
+    """Convert ``subject`` into the new folder ``out``. ``feeds(stages)``: inputs of the check and what they are in words (default: seeded
+    random ones). ``sensitive``: also measure which layers cost most when they alone are compressed (``coreml.sensitivity``).
+    ``elsewhere``: what a user types to write to another disk.
+
+    Raises UsageError (``out`` is there and something else, cannot be written, or the recipe does not fit), ModelError (an op that cannot be
+    converted, no space), RuntimeMissing, and DifferentModel (exit code 1) when the check fails: nothing is written then.
+    """
+    recipe.check()
+    say = say or (lambda text: None)
+    asked = wanted(subject, recipe)
+    if os.path.lexists(out):
+        return Built(_existing(out, asked, check), True)
+    require()
+    with draft(out, ROOM * subject.bytes, elsewhere) as folder:
+        stages = subject.stages(recipe)
+        given, words = (feeds or random_feeds)(stages) if check or sensitive else ({}, "")
+        made = _Made(subject, recipe, stages, folder, say, given, check, sensitive, explain)
+        made.convert()
+        files = subject.copy_settings(folder)
+        manifest = {
+            "format": FORMAT,
+            "runtime": "coreml",
+            "family": stages.family,
+            "architecture": stages.architecture,
+            **asked,
+            "source": subject.source(),
+            "sizes": stages.sizes,
+            "stages": made.entries,
+            "packages": _packages(folder),
+            "files": files,
+            "check": made.checks,
+            "inputs": words,
+            "sensitivity": made.sensitivity,
+        }
+        text = json.dumps(_finite(manifest), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        publish(folder, out)
+    return Built(Converted(out), False, made.kept)
+
+
+def wanted(subject: Subject, recipe: Recipe) -> dict[str, Any]:
+    """What an artifact must have been made from to be used for this: contents of the source, recipe, versions."""
+    return {
+        "source": {"weights": subject.weights, "config": subject.config},
+        "recipe": recipe.to_json(),
+        "versions": {"workbench": __version__, "converter": CONVERTER, **versions(LIBRARIES)},
+    }
+
+
+def mismatch(artifact: Converted, asked: Mapping[str, Any]) -> str | None:
+    """The first thing that an artifact was made from and that was not asked for, in words; None where all is the same."""
+    for part in ("source", "recipe", "versions"):
+        held = artifact.manifest.get(part) or {}
+        for name in dict.fromkeys([*asked[part], *(held if part != "source" else ())]):
+            before, now = held.get(name), asked[part].get(name)
+            if before != now:
+                if part == "source":
+                    return f"it was made from other {'weights' if name == 'weights' else 'settings'} ({held.get('name')})"
+                return (
+                    f"its {name} is {before!r}, and {now!r} was asked for"
+                    if part == "recipe"
+                    else f"it was made by {name} {before}, here is {now}"
+                )
+    return None
+
+
+def require() -> None:
+    """Raises RuntimeMissing where nothing can be converted."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("coremltools", "torch", "transformers") if find_spec(name) is None]
+    if missing:
+        raise RuntimeMissing(
+            "Core ML programs are not made here",
+            why=f"{missing[0]} is not installed",
+            fix="pip install 'parity-workbench[torch,coreml]', or convert elsewhere and copy the folder",
+        )
+
+
+@dataclass
+class _Made:
+    """What grows while the stages are converted into ``folder``."""
+
+    subject: Subject
+    recipe: Recipe
+    stages: StageSet
+    folder: Path
+    say: Say
+    feeds: Feeds
+    check: bool
+    sensitive: bool
+    explain: Explain | None
+    sensitivity: list[dict[str, Any]] = field(default_factory=list)
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def convert(self) -> None:
+        from workbench.convert.coreml.compress import compress
+        from workbench.convert.coreml.programs import convert_stage
+
+        converted = {}
+        total = len(self.stages.stages)
+        for number, stage in enumerate(self.stages, 1):
+            self.say(f"converting {self.subject.name} for Core ML ({self.recipe.label}): {stage.name} ({number} of {total})")
+            found = convert_stage(stage, self.recipe, every_pattern=total == 1)
+            package = self.folder / f"{stage.name}.mlpackage"
+            save(found.mlmodel, package)
+            if self.check:
+                self._check(stage, found, package)
+            if self.recipe.quantize:
+                dense = package.with_name(f"{stage.name}-dense.mlpackage")
+                os.rename(package, dense)
+                save(compress(found.mlmodel, self.recipe), package)
+                if self.sensitive:
+                    self._measure(stage, found, dense, package)
+                shutil.rmtree(dense)
+            found.mlmodel = None  # the weights are on the disk
+            self.kept[stage.name] = found.kept
+            converted[stage.name] = found
+        self._every_pattern(converted)
+        places = self._merged()
+        for stage in self.stages:
+            self._describe(stage, converted[stage.name], *places[stage.name])
+
+    def _every_pattern(self, converted: Mapping[str, Any]) -> None:
+        """Raises UsageError for a pattern that kept no op of any stage in fp32."""
+        used = {row["pattern"] for rows in self.kept.values() for row in rows}
+        for pattern in self.recipe.keep_fp32:
+            if pattern not in used:
+                layers = list(dict.fromkeys(layer for each in converted.values() for layer in each.layers))
+                near = get_close_matches(pattern, layers, n=3) or layers[:3]
+                raise UsageError(
+                    f"--keep-fp32 {pattern!r} keeps nothing",
+                    why=f"no stage has an op type, layer or value of that name; layers: {', '.join(near)} ...",
+                    fix="a type such as softmax, a layer or a value's name, with * for anything",
+                )
+
+    def _check(self, stage: Stage, found: Any, package: Path) -> None:
+        """Raises DifferentModel naming the output, and the op where ``explain`` finds it."""
+        feeds = self.feeds.get(stage.name) or []
+        if not feeds:
+            self.checks[stage.name] = None
+            return
+        self.say(f"checking {stage.name} against torch on {len(feeds)} calls")
+        seen = check_stage(stage, package, None, feeds, self.recipe, found.kept)
+        self.checks[stage.name] = seen
+        if seen["same"]:
+            return
+        wrong = differences(stage.name, seen)
+        wrong += self.explain(stage, found, package, None, feeds) if self.explain else []
+        raise DifferentModel(
+            f"the conversion of {self.subject.name} is not the model: {wrong[0]}",
+            why="; ".join(wrong[1:]) or "judged before any compression, so precision and compression are not the reason",
+            fix="nothing was written; --no-check writes it all the same, to look at it with workbench mil check and workbench capture",
+        )
+
+    def _measure(self, stage: Stage, found: Any, dense: Path, package: Path) -> None:
+        from workbench.convert.coreml.sensitivity import stage_sensitivity
+
+        if feeds := self.feeds.get(stage.name):
+            feeds = feeds[:: -(-len(feeds) // MEASURED)]
+            self.say(f"measuring what each layer of {stage.name} costs")
+            self.sensitivity += stage_sensitivity(found, dense, package, feeds)
+
+    def _measure_compressed(self, stage: Stage, package: Path, function: str | None) -> None:
+        """What compression adds is measured. Raises DifferentModel where it makes values that are no numbers."""
+        errors = measure(stage, package, function, self.feeds[stage.name])
+        rows = {name: judged(error, math.inf) for name, error in errors.items()}
+        self.checks[stage.name]["compressed"] = {name: {"relative_l2": row["relative_l2"]} for name, row in rows.items()}
+        if broken := [name for name, row in rows.items() if "not_finite_on_one_side" in row]:
+            raise DifferentModel(
+                f"{self.recipe.quantize} breaks {self.subject.name}: {stage.name}: {broken[0]} has values that are no numbers",
+                why="it has none before the weights are compressed",
+                fix="another --quantize; nothing was written",
+            )
+
+    def _merged(self) -> dict[str, tuple[Path, str | None]]:
+        """Stage -> (package, function), after stages that share weights were put into one package where the target allows it."""
+        places: dict[str, tuple[Path, str | None]] = {
+            each.name: (self.folder / f"{each.name}.mlpackage", None) for each in self.stages
+        }
+        if self.recipe.target != "iOS18" or not self.stages.shared:
+            return places
+        from workbench.convert.coreml.multifunction import merge
+
+        for names in self.stages.shared:
+            target = self.folder / "decoder.mlpackage"
+            merge({name: places[name][0] for name in names}, target)
+            for name in names:
+                shutil.rmtree(places[name][0])
+                places[name] = (target, name)
+        return places
+
+    def _describe(self, stage: Stage, found: Any, package: Path, function: str | None) -> None:
+        from workbench.convert.coreml.weights import weight_report
+
+        settled = found.settle(package, function)
+        if self.recipe.quantize and self.check and self.checks.get(stage.name):
+            self._measure_compressed(stage, package, function)
+        self.entries[stage.name] = {
+            "package": package.name,
+            "function": function,
+            **arrays_of(package, function),
+            "layers": settled.layers,
+            "origins": settled.origins,
+            "ops": settled.ops,
+            "kept_fp32": found.kept,
+            "weights": weight_report(package, function, found),
+        }
+
+
+def save(mlmodel: Any, package: Path) -> None:
+    """Write a package of the same bytes for the same model, without what coremltools keeps for its own debugger."""
+    from workbench.convert.coreml.saving import save_package
+
+    save_package(mlmodel, package)
+
+
+def arrays_of(package: Path, function: str | None) -> dict[str, list[dict[str, Any]]]:
+    """``{"inputs", "outputs", "states"}`` of one function of a package, as a manifest holds them."""
+    from workbench.mil.graph import read_functions
+    from workbench.mil.interface import describe_function
+    from workbench.mil.package import read_package
+
+    read = read_package(package)
+    functions = read_functions(read)
+    described = describe_function(read, functions[function or next(iter(functions))])
+    return {
+        part: [
+            {
+                "name": each.name,
+                "dtype": each.dtype,
+                "shape": list(each.shape),
+                "range": [list(pair) for pair in each.ranges] if each.ranges else None,
+            }
+            for each in features
+        ]
+        for part, features in zip(("inputs", "outputs", "states"), described, strict=True)
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: an error that is infinite or no number is null."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _packages(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for package in sorted(folder.glob("*.mlpackage")):
+        weights = package / WEIGHT_FILE
+        found[package.name] = {
+            "bytes": package_bytes(package),
+            "model": of_file(package / MODEL_FILE),
+            "weights": of_file(weights) if weights.is_file() else None,
+        }
+    return found
+
+
+def _existing(out: Path, asked: Mapping[str, Any], check: bool) -> Converted:
+    """The folder that is there, when it is what was asked for. Raises UsageError, and ModelError for a damaged one."""
+    if not is_converted(out):
+        raise UsageError(f"{out} is there already", why="nothing is written over it", fix="--out ANOTHER-FOLDER")
+    try:
+        found = Converted(out)
+    except ModelError as error:
+        raise ModelError(
+            f"{out} is there already and damaged: {error.what}", why=error.why, fix="--out ANOTHER-FOLDER, or remove it"
+        ) from error
+    why = mismatch(found, asked)
+    if why is None and check and not found.check:
+        why = "it was converted with --no-check"
+    if why:
+        raise UsageError(f"{out} is there already, and is another conversion", why=why, fix="--out ANOTHER-FOLDER")
+    return found
+
+
+def random_feeds(stages: StageSet) -> tuple[Feeds, str]:
+    """Inputs for where no request is at hand, and what they are."""
+    return example_feeds(stages), "seeded random inputs"
+
+
+def on_stderr(text: str) -> None:
+    """Progress for people."""
+    print(text, file=sys.stderr, flush=True)
