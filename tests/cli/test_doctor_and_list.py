@@ -58,6 +58,9 @@ def test_doctor_says_what_core_ml_packages_need(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     here = doctor.programs()
     assert here["ok"] and "coremltools 1" in here["reason"] and "[onnx]" in here["reason"]
+    for system, words in (("Linux", "evidence: reference; device takes a Mac"), ("Darwin", "evidence: device; host for CPU_ONLY")):
+        monkeypatch.setattr(doctor.platform, "system", lambda system=system: system)
+        assert words in doctor.programs()["reason"]
     monkeypatch.setattr(doctor.metadata, "version", absent)
     row = doctor.programs()
     assert not row["ok"] and "coremltools is not installed" in row["reason"] and "[coreml]" in row["fix"]
@@ -84,7 +87,9 @@ def test_list_shows_tasks_suites_models_and_no_runs_yet(capsys, tmp_path, monkey
     found = rows(capsys, "list")
     assert {row["name"] for row in found["tasks"]} >= {"mmmu", "mmstar", "ocrbench", "mathvista", "mmmu-sample"}
     assert [row["name"] for row in found["suites"]] == ["demo", "stt"]
-    assert {row["name"] for row in found["models"]} >= {"demo:vlm@torch", "demo:vlm@mlx"}
+    models = {row["name"]: row["description"] for row in found["models"]}
+    assert set(models) >= {"demo:vlm@torch", "demo:vlm@mlx", "demo:vlm@coreml", "demo:stt@coreml", "coreml:SOURCE"}
+    assert "converted on first use" in models["demo:stt@coreml"] and "workbench convert --to coreml" in models["coreml:SOURCE"]
     assert found["runs"] == []
     assert main(["list", "runs"]) == 0
     assert "none in reports/runs" in capsys.readouterr().out

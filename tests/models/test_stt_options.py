@@ -104,6 +104,8 @@ def test_an_unknown_demo_names_the_bundled_ones():
         ("demo:stt@torch?loop=own&word_timestamps=true", "cannot have word_timestamps=true"),
         ("demo:stt@torch?loop=own&suppress_tokens=none", "cannot have suppress_tokens=none"),
         ("demo:stt@torch?adapter=./lora", "adapters"),
+        ("demo:stt@coreml?adapter=./lora", "takes no adapter"),
+        ("demo:stt@coreml?precision=fp16&loop=own", "loop is for torch models"),
         ("server:http://127.0.0.1:9#m", "does not run speech-to-text"),
     ],
 )

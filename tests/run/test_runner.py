@@ -196,6 +196,19 @@ def test_selection_by_id_shard_and_limit(world):
         world.play()(limit=0)
 
 
+def test_a_subset_is_spread_over_the_set_and_the_same_every_time(world):
+    first = world.play()(subset=7)
+    assert list(first.items()) == ["0", "5", "11", "17", "22", "28", "34"]
+    assert first.manifest["asked"]["subset"] == 7 and "subset" not in world.play()(limit=7).manifest["asked"]
+    assert world.play()(subset=7).was_complete
+    parts = [list(world.play()(subset=7, shard=f"{number}/2").items()) for number in (1, 2)]
+    assert sorted(sum(parts, []), key=int) == list(first.items())
+    assert len(world.play()(subset=1000).items()) == 40
+    for wrong, match in (({"subset": 0}, "--subset must be at least 1"), ({"subset": 3, "limit": 3}, "--subset and --limit")):
+        with pytest.raises(UsageError, match=match):
+            world.play()(**wrong)
+
+
 def test_a_missing_runtime_is_said_before_anything_is_written(world):
     world.monkeypatch.setattr(FakeBackend, "available", lambda self: Availability(False, "not installed", "pip install it"))
     with pytest.raises(RuntimeMissing) as caught:

@@ -67,7 +67,8 @@ def data_library() -> dict[str, Any]:
 
 
 def programs() -> dict[str, Any]:
-    """Core ML packages are run by reference execution, which needs the file format and torch."""
+    """Which evidence Core ML packages give here: the device's on a Mac; by reference execution, which needs the file format and torch,
+    everywhere."""
     found = {}
     for name in ("coremltools", "torch"):
         try:
@@ -77,7 +78,12 @@ def programs() -> dict[str, Any]:
                 "core ml", False, f"{name} is not installed: packages cannot be checked", "pip install 'parity-workbench[coreml]'"
             )
     with_onnx = "" if find_spec("onnxruntime") else "; no onnxruntime: twins in ONNX need pip install 'parity-workbench[onnx]'"
-    return row("core ml", True, f"packages by reference execution on torch, coremltools {found['coremltools']}{with_onnx}")
+    said = f"packages by reference execution on torch, coremltools {found['coremltools']}"
+    if platform.system() == "Darwin":
+        said += "; on this Mac's CPU, GPU and Neural Engine too, with times (evidence: device; host for CPU_ONLY)"
+    else:
+        said += ": whether a conversion is faithful, without times (evidence: reference; device takes a Mac)"
+    return row("core ml", True, said + with_onnx)
 
 
 def speech() -> dict[str, Any]:

@@ -29,10 +29,11 @@ def add_parser(parsers: Any) -> None:
         action="append",
         required=True,
         metavar="M",
-        help="demo:vlm@torch, demo:stt@mlx, torch:ORG/NAME, mlx:./folder, server:http://HOST:PORT#NAME; repeatable",
+        help="demo:vlm@torch, demo:stt@mlx, demo:vlm@coreml, torch:ORG/NAME, mlx:./folder, server:http://HOST:PORT#NAME; repeatable",
     )
     choose = parser.add_argument_group("which items")
     choose.add_argument("--limit", type=int, metavar="N", help="only the first N items")
+    choose.add_argument("--subset", type=int, metavar="N", help="N items spread evenly over the set: the same every time")
     choose.add_argument("--sample-id", action="append", default=[], metavar="ID", help="only this item; repeatable")
     choose.add_argument("--shard", metavar="i/n", help="only the items of shard i of n (by hash of the id)")
     run_options = parser.add_argument_group("the run")
@@ -133,6 +134,7 @@ def run_here(arguments: argparse.Namespace, spec: ModelSpec, tasks: list[str]) -
                 progress=progress,
                 models=opened,
                 limit=arguments.limit,
+                subset=arguments.subset,
                 sample_ids=arguments.sample_id,
                 shard=arguments.shard,
                 max_tokens=arguments.max_tokens,

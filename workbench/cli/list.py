@@ -40,6 +40,7 @@ def suites() -> list[dict[str, str]]:
 
 def models() -> list[dict[str, str]]:
     from workbench.locate import demo_model
+    from workbench.models.source import runs_converted
     from workbench.registry import backend_names
 
     rows = []
@@ -51,10 +52,12 @@ def models() -> list[dict[str, str]]:
             continue
         for name, description in DEMO_MODELS.items():
             if demo_model(name):
-                rows.append({"name": f"demo:{name}@{backend}", "description": description})
-        rows.append(
-            {"name": f"{backend}:SOURCE", "description": "a hub id ORG/NAME[@REVISION] or a local folder in the hub layout"}
-        )
+                made = " (converted on first use)" if runs_converted(backend) else ""
+                rows.append({"name": f"demo:{name}@{backend}", "description": description + made})
+        source = "a hub id ORG/NAME[@REVISION] or a local folder in the hub layout"
+        if runs_converted(backend):
+            source = f"a folder of workbench convert --to {backend}; or {source}, converted on first use"
+        rows.append({"name": f"{backend}:SOURCE", "description": source})
     return rows
 
 

@@ -10,6 +10,29 @@ from workbench.models.processors import Prepared
 from workbench.models.seen import seen
 from workbench.types import Generation, Output, Timing
 
+SAMPLING_DEFAULTS = frozenset(
+    {
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+        "length_penalty",
+        "num_beams",
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "min_new_tokens",
+        "forced_eos_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+    }
+)
+"""Entries of generation_config.json that change which token comes next or when it ends; answers are made without them."""
+
 
 def stop_ids(config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
     """The token ids that end an answer: those of generation_config.json, else config.json's, and the tokenizer's own."""
@@ -66,6 +89,18 @@ def is_memory_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
+def item_error(error: Exception) -> ItemError:
+    """Whatever a runtime raised on one item, as that item's error; those that say what, why and what to do keep their words."""
+    if isinstance(error, ItemError):
+        return error
+    if is_memory_error(error):
+        return memory_error(error)
+    what = getattr(error, "what", None)
+    if isinstance(what, str):
+        return ItemError(what, reason="model", why=getattr(error, "why", None), fix=getattr(error, "fix", None))
+    return ItemError("the model failed on this item", reason="model", why=f"{type(error).__name__}: {error}"[:500])
+
+
 class StopStrings:
     """Watches one answer's tokens for the strings that end it.
 
@@ -94,11 +129,11 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 
 def output_of(
-    tokenizer: Any, tokens: Sequence[int], stopped: bool, generation: Generation, timing: Timing, prepared: Prepared
+    tokenizer: Any, tokens: Sequence[int], stopped: bool, generation: Generation, timing: Timing | None, prepared: Prepared
 ) -> Output:
     """The answer: decoded without special tokens, cut at a stop string, stripped. ``tokens`` keep the stop token.
 
-    Called when ``timing`` is taken: what the model was given is hashed here, outside the measured time.
+    Called when ``timing`` is taken: what the model was given is hashed here, outside the measured time. None where times mean nothing.
     """
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     return Output(

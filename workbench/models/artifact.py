@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from workbench.fingerprint import of_file
 from workbench.models import checkpoint
+from workbench.models.converted import Converted, is_converted
 
 WHOLE = 16 * 2**20
 BLOCK = 2**20
@@ -29,8 +30,12 @@ FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 def artifact(folder: Path, allow_pickle: bool = False) -> dict[str, Any]:
     """``{"bytes", "files", "tensors", "quantisation", "settings"}`` of a model folder; no path above its own files appears.
 
-    Raises ModelError as ``checkpoint.weight_files`` does.
+    A converted model's weights are those of its programs (``converted_weights``). Raises ModelError as ``checkpoint.weight_files`` does.
     """
+    if is_converted(folder):
+        from workbench.models.converted_weights import converted_artifact
+
+        return converted_artifact(Converted(folder), dict(read_settings(folder)))
     weights = checkpoint.weight_files(folder, allow_pickle)
     tensors: dict[str, dict[str, Any]] = {}
     for path in weights:
@@ -58,16 +63,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         entries = [(entry["data_offsets"], name, entry) for name, entry in header.items() if name != "__metadata__"]
         for (first, last), name, entry in sorted(entries, key=lambda each: each[0][0]):
             data, sampled = read_bytes(file, start + first, last - first)
-            yield (
-                name,
-                {
-                    "dtype": entry["dtype"],
-                    "shape": entry["shape"],
-                    "hash": hashlib.sha256(data).hexdigest()[:16],
-                    "sampled": sampled,
-                    "rms": root_mean_square(data, entry["dtype"]),
-                },
-            )
+            yield name, described(data, entry["dtype"], entry["shape"], sampled)
 
 
 def read_npz(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -79,17 +75,40 @@ def read_npz(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in arrays.files:
             value = arrays[name]
             dtype = f"{value.dtype.kind.upper()}{value.dtype.itemsize * 8}"
-            data = numpy.ascontiguousarray(value).tobytes()
-            yield (
-                name,
-                {
-                    "dtype": dtype,
-                    "shape": list(value.shape),
-                    "hash": hashlib.sha256(data).hexdigest()[:16],
-                    "sampled": False,
-                    "rms": root_mean_square(data, dtype),
-                },
-            )
+            yield name, described(numpy.ascontiguousarray(value).tobytes(), dtype, list(value.shape), False)
+
+
+def described(data: bytes, dtype: str, shape: list[int], sampled: bool) -> dict[str, Any]:
+    """A weight's entry. ``half`` and ``single``: the hash that its values have in float16 and in float32, where it is stored in the other
+    and not sampled, so that a copy in another precision can be told to be one."""
+    found = {
+        "dtype": dtype,
+        "shape": shape,
+        "hash": hashlib.sha256(data).hexdigest()[:16],
+        "sampled": sampled,
+        "rms": root_mean_square(data, dtype),
+    }
+    if dtype == "F32" and not sampled:
+        found["half"] = hash_as(data, dtype, "<f2")
+    if dtype in ("F16", "BF16") and not sampled:
+        found["single"] = hash_as(data, dtype, "<f4")
+    return found
+
+
+def hash_as(data: bytes, dtype: str, wanted: str) -> str:
+    import numpy
+
+    with numpy.errstate(over="ignore"):
+        return hashlib.sha256(floats_of(data, dtype).astype(wanted).tobytes()).hexdigest()[:16]
+
+
+def floats_of(data: bytes, dtype: str) -> Any:
+    """The values; bfloat16, which numpy has not, as float32."""
+    import numpy
+
+    if dtype == "BF16":
+        return (numpy.frombuffer(data, dtype="<u2").astype(numpy.uint32) << 16).view(numpy.float32)
+    return numpy.frombuffer(data, dtype=FLOATS[dtype])
 
 
 def packed(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -119,12 +138,9 @@ def root_mean_square(data: bytes, dtype: str) -> float | None:
     """Of floating-point weights; None for packed integers."""
     import numpy
 
-    if dtype == "BF16":
-        values = (numpy.frombuffer(data, dtype="<u2").astype(numpy.uint32) << 16).view(numpy.float32)
-    elif dtype in FLOATS:
-        values = numpy.frombuffer(data, dtype=FLOATS[dtype])
-    else:
+    if dtype != "BF16" and dtype not in FLOATS:
         return None
+    values = floats_of(data, dtype)
     value = float(numpy.sqrt(numpy.mean(values.astype(numpy.float64) ** 2))) if values.size else 0.0
     return value if numpy.isfinite(value) else None
 

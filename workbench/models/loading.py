@@ -2,6 +2,7 @@
 
     model = open_vision_language(ModelSpec.parse("demo:vlm@torch?dtype=float32"))
     model = open_speech_to_text(ModelSpec.parse("demo:stt@mlx"))
+    model = open_vision_language(ModelSpec.parse("coreml:./converted?units=CPU_AND_NE"))
     model = open_model(spec, "speech-to-text")
 
 This is the one door to all wrappers: options, files and architecture are checked before anything large is read.
@@ -20,7 +21,7 @@ from workbench.errors import ModelError, RuntimeMissing, UsageError, WorkbenchEr
 from workbench.models import checkpoint, options
 from workbench.models.answering import is_memory_error
 from workbench.models.pretrained import refuse_architecture
-from workbench.models.source import Resolved, resolve
+from workbench.models.source import Resolved, converted, resolve, runs_converted
 from workbench.models.speech_to_text import FAMILY as SPEECH
 from workbench.models.speech_to_text import SpeechToText
 from workbench.models.vision_language import VisionLanguage
@@ -51,12 +52,14 @@ def open_vision_language(spec: ModelSpec) -> VisionLanguage:
         from workbench.models.vlm_server import ServerVisionLanguage
 
         return ServerVisionLanguage(spec, chosen)
+    if runs_converted(spec.backend):
+        return _open_converted(spec, VISION, backend, chosen)
     if spec.backend not in ("torch", "mlx"):
         raise UsageError(f"runtime {spec.backend!r} does not run vision-language models", fix="workbench list models")
     found, config = _files(spec)
     _refuse_unknown(found, config, spec.backend, chosen)
     backend.prepare(dict(spec.options))
-    with _quietly(), _in_users_words(found):
+    with quietly(), in_users_words(found):
         generation = read_json(found.folder / "generation_config.json")
         if spec.backend == "torch":
             from workbench.models.vlm_torch import TorchVisionLanguage as Model
@@ -75,17 +78,49 @@ def open_speech_to_text(spec: ModelSpec) -> SpeechToText:
     backend, chosen = _runtime(spec, SPEECH)
     if hasattr(backend, "open_speech_to_text"):
         return backend.open_speech_to_text(spec)
+    if runs_converted(spec.backend):
+        return _open_converted(spec, SPEECH, backend, chosen)
     if spec.backend not in ("torch", "mlx"):
         raise UsageError(
-            f"runtime {spec.backend!r} does not run speech-to-text models", why="torch and mlx do", fix="--model demo:stt@torch"
+            f"runtime {spec.backend!r} does not run speech-to-text models",
+            why="torch, mlx and coreml do",
+            fix="--model demo:stt@torch",
         )
     found, config = _files(spec)
     from workbench.models import speech_kinds
 
     backend.prepare(dict(spec.options))  # first: to see what mlx-audio runs is to import MLX, which closes the BLAS route
     kind = speech_kinds.kind_of(found, config, spec.backend, chosen)
-    with _quietly(), _in_users_words(found):
+    with quietly(), in_users_words(found):
         return speech_kinds.opened(kind, spec, found, config, chosen)
+
+
+def _open_converted(spec: ModelSpec, family: str, backend: Any, chosen: Mapping[str, Any]) -> VisionLanguage | SpeechToText:
+    """A model whose stages are programs, converted on first use, under the loops that its family shares."""
+    from workbench.models.program_stages import check, open_stages
+
+    if spec.adapter:
+        raise UsageError(
+            "a converted model takes no adapter",
+            why=f"adapter={spec.adapter}",
+            fix="merge the adapter into the model, then convert",
+        )
+    made = converted(spec)
+    check(made, spec.backend, family)
+    backend.prepare(dict(spec.options))
+    found = Resolved(made.folder, str(made.source.get("name")), made.source.get("revision"))
+    stages = open_stages(made, backend, dict(spec.options), family)
+    try:
+        with quietly(), in_users_words(found):
+            config, generation = checkpoint.read_config(made.folder), read_json(made.folder / "generation_config.json")
+            if family == VISION:
+                from workbench.models.vlm_program import ProgramVisionLanguage as Model
+            else:
+                from workbench.models.stt_stages import StagesSpeech as Model
+            return Model(spec, found, stages, config, generation, chosen)
+    except BaseException:
+        stages.close()
+        raise
 
 
 def _runtime(spec: ModelSpec, family: str) -> tuple[Any, dict[str, Any]]:
@@ -132,7 +167,7 @@ def _refuse_unknown(found: Resolved, config: Mapping[str, Any], backend: str, ch
 
 
 @contextmanager
-def _in_users_words(found: Resolved):
+def in_users_words(found: Resolved):
     """Loaders raise many types; each becomes a ModelError that keeps the first line of what they said."""
     try:
         yield
@@ -163,7 +198,7 @@ def _in_users_words(found: Resolved):
 
 
 @contextmanager
-def _quietly():
+def quietly():
     """No progress bars and reports of transformers while a model is loaded: what matters in them becomes a ModelError."""
     from transformers.utils import logging as transformers_logging
 

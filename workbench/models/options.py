@@ -42,6 +42,25 @@ MLX = {
     "dequantise": ("auto", "true, false; auto: on a CPU, where quantised matmul is slow"),
 }
 
+RECIPE = {
+    "precision": ("fp32", "fp32 or fp16: the arithmetic of the converted program"),
+    "quantize": ("", "int8, int4-block32, palette4, palette6 or prune50: how its weights are stored; empty: as they are"),
+    "target": ("iOS18", "iOS17 or iOS18: the oldest system that is to run it"),
+    "stateful": ("", "true: the program keeps the cache itself; empty: true where the target can"),
+    "keep_fp32": ("", "what stays fp32 in fp16: ops or layers, separated by commas"),
+    "context": ("", "positions of the cache; empty: the model's own"),
+}
+"""What a model is converted with, on its first use; of a converted folder they must be what it was made with."""
+
+COREML = RECIPE | {
+    "units": ("", "CPU_ONLY, CPU_AND_GPU, CPU_AND_NE or ALL: what Core ML may use, on a Mac; empty: ALL"),
+    "executor": ("auto", "auto: the device on a Mac, else the reference executor; reference: that one everywhere"),
+    "reading": ("", "native, emulate, fp16-weights or float64: how the reference executor computes floats"),
+    "threads": ("", "CPU threads of the reference executor"),
+    "timeout": ("", "seconds that the device may take to load, or to answer once"),
+    "batch_size": EVERYWHERE["batch_size"],
+}
+
 KNOWN: dict[str, dict[str, tuple[str, str]]] = {
     "torch": COMMON | TORCH | {"device_map": ("", "auto, or another map of transformers: spread a large model over devices")},
     "mlx": COMMON | MLX | {"preprocessing": ("shared", "shared: transformers' processor, as on torch; own: mlx-vlm's")},
@@ -56,6 +75,7 @@ KNOWN: dict[str, dict[str, tuple[str, str]]] = {
         "image_position": COMMON["image_position"],
         "image_detail": ("", "low, high or auto; empty: not sent"),
     },
+    "coreml": COREML | {name: COMMON[name] for name in ("min_pixels", "max_pixels", "image_position", "image_backend")},
 }
 
 DECODES: dict[str, tuple[str, str]] = {
@@ -98,11 +118,12 @@ SPEECH_TABLES: dict[str, dict[str, tuple[str, str]]] = {
         "bits": ("", "4 or 8: quantise on load"),
         "group_size": ("32", "weights that share a scale when quantised on load: 32, 64 or 128"),
     },
+    "coreml": COREML | DECODES,
 }
 
 TABLES = {VISION: KNOWN, SPEECH: SPEECH_TABLES}
 
-NOT_IN_KEY = {"server": ("timeout", "retries", "api_key_env")}
+NOT_IN_KEY = {"server": ("timeout", "retries", "api_key_env"), "coreml": ("timeout",)}
 """Options that cannot change an answer: another value continues the same run."""
 
 YES_OR_NO = ("true", "false")
@@ -126,10 +147,17 @@ CHOICES = {
     "word_timestamps": YES_OR_NO,
     "suppress_blank": YES_OR_NO,
     "condition_on_previous_text": YES_OR_NO,
+    "precision": ("fp32", "fp16"),
+    "quantize": ("", "int8", "int4-block32", "palette4", "palette6", "prune50", "none"),
+    "target": ("iOS18", "iOS17"),
+    "stateful": ("", "true", "false"),
+    "units": ("", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL"),
+    "executor": ("auto", "reference"),
+    "reading": ("", "native", "emulate", "fp16-weights", "float64"),
 }
 LIBRARIES = {"torch": ("auto", "transformers"), "mlx": ("auto", "mlx-whisper", "mlx-audio")}
 
-NUMBERS = ("batch_size", "min_pixels", "max_pixels", "threads", "concurrency", "timeout", "retries")
+NUMBERS = ("batch_size", "min_pixels", "max_pixels", "threads", "concurrency", "timeout", "retries", "context")
 FROM_ZERO = ("retries",)
 COUNTS = ("beam_size", "best_of", "bits", "group_size")
 """Whole numbers of at least 1 of the speech family; ``NUMBERS`` are every family's."""
@@ -147,6 +175,10 @@ LIMITS: dict[str, tuple[float, float]] = {
 """Least and largest value of options that are fractions or seconds; ``none`` or nothing is None."""
 
 
+INSTEAD = {("coreml", "dtype"): "?precision=fp16", ("coreml", "device"): "?units=CPU_AND_GPU, on a Mac"}
+"""What another runtime's option is called here."""
+
+
 def read(backend: str, given: Mapping[str, str], family: str = VISION) -> dict[str, Any]:
     """``given`` with defaults filled in and numbers as ``int`` (None where empty); of speech, ``DECODING`` as ``Decoding`` has it.
 
@@ -158,7 +190,11 @@ def read(backend: str, given: Mapping[str, str], family: str = VISION) -> dict[s
         return dict(given)
     for name in given:
         if name not in table:
-            raise UsageError(f"unknown option {name!r} for {backend} models", why=_known(name, backend, family, table))
+            raise UsageError(
+                f"unknown option {name!r} for {backend} models",
+                why=_known(name, backend, family, table),
+                fix=INSTEAD.get((backend, name)),
+            )
     found: dict[str, Any] = {}
     for name, (default, _) in table.items():
         value = str(given.get(name, default)).strip()
@@ -177,6 +213,11 @@ def read(backend: str, given: Mapping[str, str], family: str = VISION) -> dict[s
 def in_key(backend: str, given: Mapping[str, str]) -> dict[str, str]:
     """``given`` without the options that cannot change an answer, sorted: what the run key holds."""
     return {name: value for name, value in sorted(given.items()) if name not in NOT_IN_KEY.get(backend, ())}
+
+
+def recipe(given: Mapping[str, str]) -> dict[str, str]:
+    """The options of ``given`` that say how a model is converted."""
+    return {name: str(value) for name, value in given.items() if name in RECIPE}
 
 
 def flag(options: Mapping[str, str], name: str) -> bool:
@@ -263,6 +304,8 @@ def _refuse_contradictions(found: Mapping[str, Any], given: Mapping[str, str]) -
         raise UsageError("patience is for a beam search", fix="?beam_size=5&patience=1")
     if found["best_of"] and max(found["temperatures"]) == 0.0:
         raise UsageError("best_of is for temperatures above 0", fix="?temperatures=0,0.2,0.4&best_of=5")
+    if "chunk_seconds" not in found:
+        return  # a runtime with one kind of model
     if found["stride_seconds"] is None or found["chunk_seconds"] is None or 2 * found["stride_seconds"] >= found["chunk_seconds"]:
         raise UsageError(
             "chunk_seconds must be more than twice stride_seconds",

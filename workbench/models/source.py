@@ -1,6 +1,8 @@
-"""Where a model's files are: the demo model, a folder, or a repository on the Hugging Face hub, downloaded on first use.
+"""Where a model's files are: the demo model, a folder, or a repository on the Hugging Face hub, downloaded on first use; and for a
+runtime that runs what is converted for it, where the converted model is, converted on first use.
 
     resolve(ModelSpec.parse("torch:ORG/NAME@REVISION"))   # Resolved(folder=..., source="ORG/NAME", revision="3f1c...")
+    converted(ModelSpec.parse("demo:vlm@coreml?quantize=int8"))   # the artifact folder, opened and found whole
     identify(ModelSpec.parse("demo:vlm@mlx"))             # fingerprints for the run key; loads no runtime
 
 What is shown to others names no folder above the model's own.
@@ -15,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench import locate
-from workbench.errors import ModelError
+from workbench.errors import ModelError, UsageError
 from workbench.models import checkpoint
-from workbench.models.options import flag
+from workbench.models.converted import Converted, is_converted
+from workbench.models.options import flag, recipe
+from workbench.registry import BUILT_IN_CONVERTERS, get_backend, get_converter
 from workbench.types import ModelSpec
 
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "weights.npz")
+PACKAGES = (".mlpackage", ".mlmodel", ".mlmodelc")
 UNWANTED = ("*/*.safetensors", "*/*.bin", "onnx/*", "original/*", "consolidated*", "*.gguf", "training_args*")
 
 _resolved: dict[tuple[str, str | None, bool, bool], Resolved] = {}
@@ -65,17 +70,78 @@ def resolve(spec: ModelSpec) -> Resolved:
     return _resolved[key]
 
 
+def runs_converted(backend: str) -> bool:
+    """Whether the runtime runs programs that are converted for it, rather than checkpoints."""
+    return backend in BUILT_IN_CONVERTERS
+
+
+def converted(spec: ModelSpec) -> Converted:
+    """The converted model that ``spec`` names: an artifact folder as it is, anything else from the cache, where it is put on first use.
+
+    What the runtime itself would refuse is refused before anything is converted. Raises ModelError for what is no model or was changed,
+    UsageError for options that contradict how a folder was made, and what the converter raises.
+    """
+    get_backend(spec.backend).evidence(dict(spec.options))
+    path = Path(spec.source).expanduser()
+    here = not spec.source.startswith("demo:") and path.exists()
+    if here and (path.suffix in PACKAGES or any(each.suffix in PACKAGES for each in path.resolve().parents)):
+        raise _one_program(spec, path)
+    if here and is_converted(path):
+        found = Converted(path)
+        _refuse_other_recipe(spec, found)
+        return found
+    return Converted(get_converter(spec.backend)(spec))
+
+
+def _one_program(spec: ModelSpec, path: Path) -> ModelError:
+    """The error of a single program where a model is asked for: it has no tokenizer, and is one stage of several."""
+    around = next((each for each in path.absolute().parents if is_converted(each)), None)
+    named = f"--model {spec.backend}:{os.path.relpath(around)}" if around else f"workbench convert MODEL --to {spec.backend}"
+    return ModelError(
+        f"{path.name!r} is one program, not a model",
+        why="answers take the model's other stages, its tokenizer and its processor; one program can be captured",
+        fix=f"{named}, or workbench capture {spec.backend}:{spec.source}",
+    )
+
+
+def _refuse_other_recipe(spec: ModelSpec, found: Converted) -> None:
+    """Raises UsageError for recipe options that an artifact folder was not made with."""
+    made = {**found.recipe, "context": found.sizes.get("context")}
+    for name, asked in recipe(spec.options).items():
+        has = made.get(name)
+        if name == "keep_fp32":
+            same = sorted(part.strip() for part in asked.split(",") if part.strip()) == sorted(map(str, has or ()))
+        else:
+            said = "none" if has is None else str(has).lower() if isinstance(has, bool) else str(has)
+            same = asked in ("", said)
+            has = said
+        if not same:
+            raise UsageError(
+                f"{name}={asked} contradicts {found.name!r}",
+                why=f"it was converted with {name}={','.join(has or ()) if isinstance(has, list) else has}",
+                fix=f"leave ?{name} out, or convert again: workbench convert MODEL --to {spec.backend}",
+            )
+
+
 def identify(spec: ModelSpec) -> dict[str, Any]:
     """What the weights and settings are, for the run key: ``source, revision, weights, config, format, size_bytes, ...``.
 
     ``weights`` and ``config`` are hashes of file contents, so a copied folder has the same ones. Neither torch nor MLX
     is imported, and no path appears. Raises ModelError when the folder is no usable model. Of a model behind a server only
-    its name is known, and the weights are None.
+    its name is known, and the weights are None. A converted model is what its programs hold, and ``source`` is what it was made from.
     """
     if spec.backend == "server":
         from workbench.models.vlm_server import identify_served
 
         return identify_served(spec)
+    if runs_converted(spec.backend):
+        made = converted(spec)
+        return {
+            "source": made.source.get("name"),
+            "revision": made.source.get("revision"),
+            **made.identity(),
+            "recipe": made.recipe,
+        }
     found = resolve(spec)
     return {
         "source": found.source,

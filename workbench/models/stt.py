@@ -16,11 +16,12 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from workbench.errors import ItemError, RuntimeMissing, UsageError
+from workbench.models.answering import item_error
 from workbench.models.following import Following, check_tokens
 from workbench.models.processors import Prepared
 from workbench.models.seen import seen
 from workbench.models.speech_to_text import Decoding, Segment, SpeechRuntime, Transcript
-from workbench.models.whisper_loop import Loop, Timed, item_error, languages
+from workbench.models.whisper_loop import Loop, Timed, languages
 from workbench.models.whisper_recording import FRAMES_PER_SECOND, Recording
 from workbench.models.whisper_search import Limits
 from workbench.models.whisper_tokens import WhisperTokens

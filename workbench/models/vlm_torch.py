@@ -27,30 +27,6 @@ ALONE = ("cross_attention_mask", "pixel_attention_mask_per_token")
 """Arrays whose second axis is the prompt: such requests are never batched."""
 
 
-SAMPLING_DEFAULTS = frozenset(
-    {
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "typical_p",
-        "repetition_penalty",
-        "no_repeat_ngram_size",
-        "length_penalty",
-        "num_beams",
-        "max_length",
-        "max_new_tokens",
-        "min_length",
-        "min_new_tokens",
-        "forced_eos_token_id",
-        "suppress_tokens",
-        "begin_suppress_tokens",
-    }
-)
-"""Entries of generation_config.json that change which token comes next or when it ends; answers are made without them."""
-
-
 class TorchVisionLanguage:
     """A loaded model; made by ``workbench.models.loading.open_vision_language``."""
 
@@ -76,7 +52,7 @@ class TorchVisionLanguage:
         pad = getattr(self.tokenizer, "pad_token_id", None)
         self.pad_id: int = pad if pad is not None else (self.stop_ids[0] if self.stop_ids else 0)
         # The checkpoint's sampling defaults would fill what a request leaves open, so greedy would not stay greedy.
-        self.ignored = {name: value for name, value in generation.items() if name in SAMPLING_DEFAULTS}
+        self.ignored = {name: value for name, value in generation.items() if name in answering.SAMPLING_DEFAULTS}
         # Its stop tokens would end a followed answer that holds one.
         self.model.generation_config = GenerationConfig(pad_token_id=self.pad_id)
         self._stop_tensor = torch.tensor(self.stop_ids, device=self.device)

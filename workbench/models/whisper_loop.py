@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.errors import ItemError, WorkbenchError
-from workbench.models import answering
+from workbench.models.answering import item_error
 from workbench.models.speech_to_text import SpeechRuntime, Word
 from workbench.models.whisper_fallback import Decoded, decode_windows
 from workbench.models.whisper_recording import FRAMES_PER_SECOND, Recording
@@ -137,14 +136,3 @@ def languages(runtime: SpeechRuntime, encoded: Any, tokens: WhisperTokens, rows:
     known = list(tokens.languages.values())
     chances = numpy.exp(log_softmax(numpy.asarray(logits[:, 0], dtype=numpy.float32)[:, known]))
     return [dict(zip(tokens.languages, map(float, row), strict=True)) for row in chances]
-
-
-def item_error(error: Exception) -> ItemError:
-    """Whatever a runtime raised, as the recording's error."""
-    if isinstance(error, ItemError):
-        return error
-    if answering.is_memory_error(error):
-        return answering.memory_error(error)
-    if isinstance(error, WorkbenchError):
-        return ItemError(error.what, reason="model", why=error.why, fix=error.fix)
-    return ItemError("the model failed on this item", reason="model", why=f"{type(error).__name__}: {error}"[:500])

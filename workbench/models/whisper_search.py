@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.models.sampling import draw
 from workbench.models.speech_to_text import SpeechRuntime
 from workbench.models.whisper_rules import Rules, log_softmax
 
@@ -88,7 +89,7 @@ def greedy(
     for count in range(1, room + 1):
         scores = log_softmax(rules.apply(logits, written))
         if temperature > 0:
-            chosen = [_draw(row, temperature, random[index]) if live[index] else rules.end for index, row in enumerate(scores)]
+            chosen = [draw(row, temperature, random[index]) if live[index] else rules.end for index, row in enumerate(scores)]
         else:
             chosen = scores.argmax(axis=-1).tolist()
         first = first or time.perf_counter()
@@ -180,14 +181,6 @@ def silence(logits: Any, where: tuple[int, int] | None) -> list[float | None]:
     place, token = where
     rows = log_softmax(numpy.asarray(logits[:, place], dtype=numpy.float32))
     return [float(value) for value in numpy.exp(rows[:, token])]
-
-
-def _draw(scores: Any, temperature: float, random: Any) -> int:
-    """A token by its probability at ``temperature``: the largest of scores plus Gumbel noise (E. J. Gumbel 1954)."""
-    import numpy
-
-    noise = random.gumbel(size=scores.shape[0])
-    return int(numpy.argmax(scores.astype(numpy.float64) / temperature + noise))
 
 
 def _largest(scores: Any, count: int) -> list[int]:

@@ -39,10 +39,16 @@ def in_shard(item_id: str, shard: tuple[int, int] | None) -> bool:
 
 
 def asked(
-    task: Task, spec: ModelSpec, generation: Generation, limit: int | None, sample_ids: Sequence[str], shard: str | None
+    task: Task,
+    spec: ModelSpec,
+    generation: Generation,
+    limit: int | None,
+    sample_ids: Sequence[str],
+    shard: str | None,
+    subset: int | None = None,
 ) -> dict[str, Any]:
-    """What the user typed, as JSON."""
-    return {
+    """What the user typed, as JSON; ``subset`` stands in it where one was asked for."""
+    found = {
         "task": task.name,
         "model": spec.label,
         "options": dict(sorted(spec.options.items())),
@@ -51,6 +57,7 @@ def asked(
         "sample_ids": sorted(sample_ids),
         "shard": shard,
     }
+    return found if subset is None else {**found, "subset": subset}
 
 
 def prompt_fingerprint(task: Task, samples: Sequence[Sample]) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.backends.coreml_package import macos_version
 from workbench.backends.torch import package_availability
 from workbench.errors import RuntimeMissing
 from workbench.models import checkpoint, options
 from workbench.models.options import VISION
-from workbench.models.source import resolve
+from workbench.models.source import resolve, runs_converted
 from workbench.models.speech_to_text import FAMILY as SPEECH
 from workbench.models.whisper_layout import is_whisper
 from workbench.types import ModelSpec
@@ -28,9 +29,20 @@ MLX_VISION_LANGUAGE = "mlx-vlm"
 def libraries(family: str, backend: Any, spec: ModelSpec) -> tuple[str, ...]:
     """The distributions that make a family's answers on a backend: speech on MLX has libraries of its own. Raises as ``mlx_library``."""
     own = tuple(backend.distributions)
+    if family == VISION and runs_converted(spec.backend):
+        own = (*own, "transformers")  # whose processor makes the pixels
+    if runs_converted(spec.backend) and backend.evidence(dict(spec.options)) != "reference":
+        own = tuple(name for name in own if name != "torch")  # it is the reference executor's
     if family == SPEECH:
         own = tuple(mlx_library(spec) if name == MLX_VISION_LANGUAGE else name for name in own)
-    return (*own, *ANSWERING_LIBRARIES[family])
+    return tuple(dict.fromkeys((*own, *ANSWERING_LIBRARIES[family])))
+
+
+def system_libraries(backend: Any, spec: ModelSpec) -> dict[str, str]:
+    """What makes the answers and comes with the system: Core ML has the version of the macOS it is part of."""
+    if spec.backend != "coreml" or backend.evidence(dict(spec.options)) == "reference":
+        return {}
+    return {"macOS": ".".join(map(str, macos_version() or ())) or "unknown"}
 
 
 def mlx_library(spec: ModelSpec) -> str:
@@ -44,7 +56,7 @@ def mlx_library(spec: ModelSpec) -> str:
 
 def check_libraries(family: str, spec: ModelSpec) -> None:
     """Raises RuntimeMissing where a model that runs in this process lacks what its family reads its inputs with, or is made of."""
-    if family != SPEECH or spec.backend not in ("torch", "mlx"):
+    if family != SPEECH or (spec.backend not in ("torch", "mlx") and not runs_converted(spec.backend)):
         return
     wanted = [(("soundfile", "soxr"), "pip install 'parity-workbench[speech]'")]
     if spec.backend == "mlx":

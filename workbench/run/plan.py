@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RuntimeMissing, UsageError
-from workbench.models.options import in_key
+from workbench.models import options
 from workbench.models.source import identify
 from workbench.registry import get_backend
 from workbench.run import key as run_keys
 from workbench.run.bundle import run_key
-from workbench.run.libraries import FAMILIES, check_libraries, libraries
+from workbench.run.libraries import FAMILIES, check_libraries, libraries, system_libraries
 from workbench.tasks.catalogue import load_task
 from workbench.types import Generation, ModelSpec, Sample, Task
 
@@ -39,8 +39,18 @@ class Plan:
     """Of an own eval's file, as typed; None for named tasks and for absolute paths (they may name a user)."""
 
 
-def select(samples: Sequence[Sample], limit: int | None, sample_ids: Sequence[str], shard: tuple[int, int] | None) -> list[Sample]:
-    """The items to run: by id, then by shard, then the first ``limit``. Raises UsageError for unknown ids or an empty choice."""
+def select(
+    samples: Sequence[Sample],
+    limit: int | None,
+    sample_ids: Sequence[str],
+    shard: tuple[int, int] | None,
+    subset: int | None = None,
+) -> list[Sample]:
+    """The items to run: by id, then ``subset`` of them spread evenly over the set, then by shard, then the first ``limit``.
+
+    A subset is the same every time, and holds every stratum of a set that is ordered by strata. Raises UsageError for unknown ids,
+    numbers below 1, both a subset and a limit, or an empty choice.
+    """
     chosen = list(samples)
     if sample_ids:
         missing = sorted(set(sample_ids) - {sample.id for sample in chosen})
@@ -49,6 +59,13 @@ def select(samples: Sequence[Sample], limit: int | None, sample_ids: Sequence[st
                 f"no item has the id {missing[0]!r}", why=f"ids look like {chosen[0].id!r}", fix="leave --sample-id out to run all"
             )
         chosen = [sample for sample in chosen if sample.id in set(sample_ids)]
+    if subset is not None:
+        if subset < 1:
+            raise UsageError(f"--subset must be at least 1, not {subset}")
+        if limit is not None:
+            raise UsageError("--subset and --limit were both given", why="each says which items", fix=f"--subset {subset}")
+        if subset < len(chosen):
+            chosen = [chosen[place * len(chosen) // subset] for place in range(subset)]
     chosen = [sample for sample in chosen if run_keys.in_shard(sample.id, shard)]
     if limit is not None:
         if limit < 1:
@@ -66,6 +83,7 @@ def plan(
     limit: int | None = None,
     sample_ids: Sequence[str] = (),
     shard: str | None = None,
+    subset: int | None = None,
     max_tokens: int | None = None,
     seed: int | None = None,
 ) -> Plan:
@@ -81,14 +99,15 @@ def plan(
     availability = backend.available()
     if not availability.ok:
         raise RuntimeMissing(f"the runtime {spec.backend!r} is not here", why=availability.reason, fix=availability.fix)
+    options.read(spec.backend, spec.options, task.family)  # before anything is downloaded or converted
     check_libraries(task.family, spec)
     identity = identify(spec)
-    part = limit is not None and limit > 0 and not sample_ids and shard is None
+    part = limit is not None and limit > 0 and not sample_ids and shard is None and subset is None
     loaded = task.load(limit if part else None)  # a few items of a hub's data set need not download all of it
-    samples = select(loaded.samples, limit, sample_ids, run_keys.parse_shard(shard))
-    options = dict(spec.options)
-    prepared = backend.prepare(options)
-    device = backend.device(options)
+    samples = select(loaded.samples, limit, sample_ids, run_keys.parse_shard(shard), subset)
+    chosen = dict(spec.options)
+    prepared = backend.prepare(chosen)
+    device = backend.device(chosen)
     key = run_keys.full_key(
         task,
         spec,
@@ -99,10 +118,11 @@ def plan(
         libraries(task.family, backend, spec),
         prepared,
         device,
-        in_key(spec.backend, options),
+        options.in_key(spec.backend, chosen),
     )
-    asked = run_keys.asked(task, spec, generation, limit, sample_ids, shard)
-    return Plan(task, spec, generation, samples, asked, key, backend.evidence(options), device, identity, path)
+    key["libraries"] |= system_libraries(backend, spec)
+    asked = run_keys.asked(task, spec, generation, limit, sample_ids, shard, subset)
+    return Plan(task, spec, generation, samples, asked, key, backend.evidence(chosen), device, identity, path)
 
 
 def first_manifest(todo: Plan) -> dict[str, Any]:

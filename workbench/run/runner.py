@@ -34,7 +34,7 @@ def evaluate(
 ) -> Run:
     """Run a task (name, path or ``Task``) on a model and return its bundle; a complete one is returned as it is.
 
-    ``selection``: ``limit, sample_ids, shard, max_tokens, seed``. ``models`` keeps a model open from one call to the
+    ``selection``: ``limit, subset, sample_ids, shard, max_tokens, seed``. ``models`` keeps a model open from one call to the
     next. ``record``: evidence to keep beside the answers, one or several of ``tokens, inputs, media``; ``follow``: the run, or
     the text of a model that ran here, whose answers the token records follow (its own without one). Raises WorkbenchError for
     what a user can mend; items that fail are recorded and do not end the run (``run.results["item_errors"]``).

@@ -15,7 +15,7 @@ from workbench.metrics.running_words import RunningWords
 from workbench.models.artifact import artifact
 from workbench.models.loading import open_model
 from workbench.models.options import flag
-from workbench.models.source import resolve
+from workbench.models.source import converted, resolve, runs_converted
 from workbench.registry import get_backend
 from workbench.run import journal
 from workbench.run.finalise import failed_score, finalise, score_json
@@ -96,9 +96,13 @@ class Session:
     def describe_artifact(self) -> None:
         """Keep what the model's files hold, weight by weight; a model behind a server or a plugin has no files here."""
         spec = self.todo.spec
-        if spec.backend not in ("torch", "mlx"):
+        if runs_converted(spec.backend):
+            folder = converted(spec).folder
+        elif spec.backend in ("torch", "mlx"):
+            folder = resolve(spec).folder
+        else:
             return
-        made = artifact(resolve(spec).folder, flag(spec.options, "allow_pickle"))
+        made = artifact(folder, flag(spec.options, "allow_pickle"))
         journal.write_json(self.bundle.folder / "artifact.json", made)
 
     def answer_all(self, pending: Sequence[Sample]) -> dict[str, Any]:
@@ -107,7 +111,9 @@ class Session:
         backend = get_backend(todo.spec.backend)
         began = time.perf_counter()
         model, new_model = self.opened.get(todo.spec, todo.task.family)
-        bundle.event("loaded", seconds=self.opened.load_seconds, reused=not new_model, model=model.describe())
+        timed = todo.evidence != "reference"
+        took = {"seconds": self.opened.load_seconds} if timed else {}
+        bundle.event("loaded", **took, reused=not new_model, model=model.describe())
         backend.reset_peak_memory()
         progress.start(f"{todo.task.name}  {todo.spec.label}", len(todo.samples), len(self.lines))
         running = RunningScore(todo.task, self.lines.values())
@@ -125,13 +131,16 @@ class Session:
             backend.synchronize()
         finally:
             progress.finish()
-        facts = {
-            "load_seconds": self.opened.load_seconds,
-            "cold_start_seconds": cold if new_model else None,
-            "session_items": len(pending),
-            "session_seconds": time.perf_counter() - answering,
-            "peak_memory_bytes": backend.peak_memory_bytes(),
-        }
+        facts: dict[str, Any] = {"session_items": len(pending)}
+        if timed:  # how long a reference executor took and what it held says nothing about the runtime it stands for
+            facts |= {
+                "load_seconds": self.opened.load_seconds,
+                "cold_start_seconds": cold if new_model else None,
+                "session_seconds": time.perf_counter() - answering,
+                "peak_memory_bytes": backend.peak_memory_bytes(),
+            }
+            if stages := getattr(model, "stages", None):
+                facts["stages"] = stages.seconds()
         bundle.event("answered", **facts)
         return facts
 

@@ -54,8 +54,10 @@ def performance(lines: Sequence[Mapping[str, Any]], **facts: Any) -> dict[str, A
     """Time per item from the lines' timings, in seconds. ``items_per_second`` is items over the sum of their total times.
 
     Of items with audio also ``audio_seconds`` in all, ``rtf`` and ``rtfx`` (``workbench.metrics.speed``); a batch's time is shared out in
-    the timings already.
+    the timings already. Of reference evidence no time and no memory is given, not even as null.
     """
+    if facts.get("evidence") == "reference":
+        return {name: value for name, value in facts.items() if "second" not in name and "memory" not in name}
     seconds = [timing["total"] for line in lines if (timing := line.get("timing"))]
     firsts = [timing["first"] for line in lines if (timing := line.get("timing")) and timing["first"] is not None]
     tokens = sum(timing["n_out"] for line in lines if (timing := line.get("timing")))
@@ -121,7 +123,7 @@ def cells(run: Any) -> dict[str, str]:
         "95 % interval": interval_text(results),
         "word errors": f"{results['errors']:,} of {results['words']:,}" if spoken else "-",
         "errors": str(results["item_errors"]),
-        "items/s": number(speed["items_per_second"]),
+        "items/s": number(speed.get("items_per_second")),
         "RTFx": number(speed.get("rtfx")),
         "evidence": run.manifest["evidence"],
     }
