@@ -29,6 +29,7 @@ VERBS = {
     "report": "one page about one run or several: verdict, ladder, flips",
     "view": "open a report",
     "pack": "put runs into one zip",
+    "kit": "run the demo suite on this machine's runtimes and pack the evidence into one zip",
     "merge": "put the shards of a run together",
     "zoo": "does the port of an architecture compute what transformers computes? tiny random checkpoints of every family",
     "convert": "another layout or format of the same model",

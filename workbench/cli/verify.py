@@ -4,6 +4,7 @@
     workbench verify shared.zip --json
     workbench verify --migrate reports/runs/old-run
     workbench verify reports/runs/my-eval-... --task my_eval.py
+    workbench verify kit-apple-m4-quick.zip
 
 Where the task's data are here, the answers are scored again; else results are worked out from the scores of the lines.
 """
@@ -21,7 +22,9 @@ from workbench.errors import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, BundleError
 def add_parser(parsers: Any) -> argparse.ArgumentParser:
     """Add the verb; its ``run`` default is ``run`` below."""
     parser = parsers.add_parser("verify", help="is a run what its evaluation wrote", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run, or a zip made by workbench pack")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run, or a zip made by workbench pack or workbench kit"
+    )
     parser.add_argument("--task", metavar="FILE.py", help="an own eval's file, to score its answers again; its code is run")
     parser.add_argument("--migrate", action="store_true", help="first rewrite runs of an older schema in today's")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -43,21 +46,36 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verify_path(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """``{"run", "ok", "error", "migrated", "findings"}`` for each run of a folder or zip."""
+    """``{"run", "ok", "error", "migrated", "findings"}`` for each run of a folder or zip; before those of a kit one for its record."""
     from workbench.run.bundle import Run
+    from workbench.run.kit_check import check_machine
     from workbench.run.verify import verify
 
     found = []
     try:
-        for each in Run.open(path):
+        found += verify_kit(path)
+        for each in Run.open(path) if not found or found[0]["bundles"] else ():
             migrated = args.migrate and each.migrate()
-            findings = verify(each, args.task)
+            findings = [*verify(each, args.task), *check_machine(each)]
             ok = all(finding.level != "failed" for finding in findings)
             rows = [finding.to_dict() for finding in findings]
             found.append({"run": each.name, "ok": ok, "error": None, "migrated": migrated, "findings": rows})
     except BundleError as error:
         found.append({"run": path.name, "ok": False, "error": str(error), "migrated": False, "findings": []})
     return found
+
+
+def verify_kit(path: Path) -> list[dict[str, Any]]:
+    """One entry about the record of a kit, with the number of its ``bundles``; none where ``path`` is no kit. Raises BundleError."""
+    from workbench.run.kit_check import check_record, open_record
+
+    opened = open_record(path)
+    if opened is None:
+        return []
+    findings = check_record(*opened)
+    ok = all(finding.level != "failed" for finding in findings)
+    rows = [finding.to_dict() for finding in findings]
+    return [{"run": path.name, "ok": ok, "error": None, "migrated": False, "findings": rows, "bundles": len(opened[1])}]
 
 
 def print_findings(found: dict[str, Any]) -> None:

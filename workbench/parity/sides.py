@@ -21,7 +21,7 @@ from workbench.errors import BundleError, UsageError
 from workbench.fingerprint import of_json
 from workbench.parity.families import SPEECH, by_family, family_of, family_of_inputs
 from workbench.parity.shapes import check, check_line
-from workbench.run.bundle import CAPTURE, ZOO, Run, differences
+from workbench.run.bundle import CAPTURE, ZOO, Run, differences, is_kit_folder
 
 OF_THE_SELECTION = ("task", "data")
 """Fields of the run key that say what was asked, not by which model: runs of one side differ in them."""
@@ -169,7 +169,7 @@ def read_sides(
 ) -> list[Side]:
     """The sides of the given runs, the reference first.
 
-    A source is a ``Run``, a bundle's folder or packed zip, or a folder of bundles. The first source's model is the reference (of each
+    A source is a ``Run``, a bundle's folder or packed zip, a kit, or a folder of bundles. The first source's model is the reference (of each
     family: the first of that family), unless ``reference`` names others: a model's text, a side's label or the name of a run. A run that is given twice counts once,
     shards are left out beside the run that they were merged to, and of a folder's runs of one command the newest counts. Raises UsageError or BundleError: nothing there, damage, an
     unfinished run (unless ``partial``), a ``reference`` that is none or several, two references of one family.
@@ -253,7 +253,7 @@ def open_source(source: str | Path | Run, superseded: dict[str, str], passed_ove
     if isinstance(source, Run):
         return [source]
     path = Path(source)
-    if path.is_dir() and not (path / "manifest.json").is_file():
+    if path.is_dir() and not (path / "manifest.json").is_file() and not is_kit_folder(path):
         # Not find_bundles: it passes over a damaged run, and a comparison must not quietly lack one.
         found = [
             Run(folder) for folder in sorted(path.iterdir()) if (folder / "manifest.json").is_file() and "~" not in folder.name

@@ -16,10 +16,12 @@ from workbench.parity.word_errors import errors_of
 from workbench.report.blocks import SYMBOLS, Candidate, SideGroups, interval, run_warnings, title_of
 from workbench.report.environment import environment_rows
 from workbench.report.items import Entry, entries
+from workbench.report.kits import kit_parts
 from workbench.report.layers import input_rows
 from workbench.report.program_markdown import program_parts
 from workbench.report.reasons import REASONS, reason_rows
 from workbench.report.scores import score_rows
+from workbench.report.sizes import size_parts
 from workbench.report.speech import compared_with_nothing, speech_rows
 from workbench.report.text import byte_text, fact, markdown, milliseconds, percent, plain, points
 from workbench.report.timings import timing_blocks
@@ -52,7 +54,7 @@ def markdown_text(
     for candidate in candidates:
         parts += depth_of(candidate, several=len(candidates) > 1)
     if answered:
-        parts += ["## Scores", scores(sides), *spoken_scores(sides)]
+        parts += ["## Scores", scores(sides), *spoken_scores(sides), *size_parts(sides, comparisons)]
         for candidate in candidates:
             parts += strata(candidate, several=len(candidates) > 1)
         parts += side_groups(alone)
@@ -61,6 +63,7 @@ def markdown_text(
     else:
         parts += inputs(sides)
     parts += environment(sides)
+    parts += kit_parts(sides)
     for candidate in candidates:
         if not candidate.about_layers:
             parts += flips(candidate.comparison, several=len(comparisons) > 1)

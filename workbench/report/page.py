@@ -26,10 +26,12 @@ from workbench.report import blocks, layers, sheets, text
 from workbench.report.environment import environment_rows
 from workbench.report.forest import share_svg
 from workbench.report.items import CHANGES, CHUNK, ItemView, Speech, Texts
+from workbench.report.kits import kits_of
 from workbench.report.media import Thumbnails
 from workbench.report.program import program_views
 from workbench.report.reasons import REASONS, item_failures, reason_rows
 from workbench.report.scores import score_rows
+from workbench.report.sizes import size_blocks
 from workbench.report.speech import compared_with_nothing, of_speech, speech_rows
 from workbench.report.timings import timing_blocks
 
@@ -131,6 +133,7 @@ def context(
         "warnings": [] if comparisons else blocks.run_warnings(sides),
         "groups": [blocks.SideGroups(side) for side in (alone if comparisons else sides)],
         "scores": score_rows(sides),
+        "sizes": size_blocks(sides, comparisons),
         "times": times,
         "machines": len({time.hardware_key for time in times}),
         "reasons": reason_rows(sides),
@@ -139,6 +142,7 @@ def context(
         "failures_in_all": len(failures),
         "topics": [(topic, list(rows)) for topic, rows in groupby(properties, key=lambda row: row.topic)],
         "differing": sum(row.differs for row in properties),
+        "kits": kits_of(sides),
         "views": views,
         "thumbnails": thumbnails,
         "texts": texts,

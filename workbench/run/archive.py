@@ -3,11 +3,13 @@
     pack([Run("reports/runs/a"), Run("reports/runs/b")], Path("both.zip"))
     unpack(Path("both.zip"), Path("elsewhere"))      # [elsewhere/a, elsewhere/b]
 
-A zip comes from somebody else: names, types, sizes and the archive itself are hostile until checked.
+A zip comes from somebody else: names, types, sizes and the archive itself are hostile until checked. The zip of a kit
+(``workbench.run.kit``) also holds its record and a text, and its bundles come in the order of the kit's plan.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -16,13 +18,15 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from workbench.errors import BundleError
+from workbench.run import kit as kits
 from workbench.run.bundle import Run, belongs, read_manifest
+from workbench.run.kit import KIT_FILE, README_FILE, Kit
 
 MAX_ENTRIES = 250_000
 MAX_BYTES = 20 * 2**30
@@ -37,8 +41,10 @@ FIXED_MODE = stat.S_IFREG | 0o644
 STORED_AS_IT_IS = ("media", "tensors")
 
 
-def pack(runs: Sequence[Run], target: Path) -> list[str]:
+def pack(runs: Sequence[Run], target: Path, *, beside: Mapping[str, bytes] | None = None, replace: bool = False) -> list[str]:
     """Write the runs into one zip, each in a folder of its name; returns the names of files that were left out.
+
+    ``beside``: the two files of a kit, by name; they come first. ``replace``: another file at ``target`` goes.
 
     Names are sorted, times and permissions fixed: the same runs give the same bytes, whatever the machine, as long as its
     zlib packs alike (zlib-ng does not; what unpacks is the same). The zip is read back before it gets its name.
@@ -46,7 +52,7 @@ def pack(runs: Sequence[Run], target: Path) -> list[str]:
     """
     folders: dict[str, Run] = {}
     for run in runs:
-        name = re.sub(r"[^A-Za-z0-9._~-]+", "-", run.name).lstrip(".~-")[:200] or "run"
+        name = packed_name(run)
         if name.casefold() in map(str.casefold, folders):
             raise BundleError("two runs have the same name", why=name, fix="pack them one by one")
         if run.status != "complete":
@@ -58,6 +64,8 @@ def pack(runs: Sequence[Run], target: Path) -> list[str]:
     draft = target.with_name(f".{target.name}.draft")
     try:
         with zipfile.ZipFile(draft, "w") as packed:
+            for name, content in sorted((beside or {}).items()):
+                packed.writestr(entry_of(name, zipfile.ZIP_DEFLATED), content)
             for name, run in sorted(folders.items()):
                 for file in sorted(files_of(run.folder)):
                     if belongs(file):
@@ -65,7 +73,7 @@ def pack(runs: Sequence[Run], target: Path) -> list[str]:
                     elif not Path(file).name.startswith("."):
                         left_out.append(f"{name}/{file}")
         check_written(draft)
-        if target.exists() and not same_bytes(draft, target):
+        if target.exists() and not replace and not same_bytes(draft, target):
             raise BundleError(f"{target} is there already", why="it holds something else", fix="--out ANOTHER.zip")
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
@@ -75,6 +83,11 @@ def pack(runs: Sequence[Run], target: Path) -> list[str]:
     finally:
         draft.unlink(missing_ok=True)
     return left_out
+
+
+def packed_name(run: Run) -> str:
+    """The name of a run's folder in a zip."""
+    return re.sub(r"[^A-Za-z0-9._~-]+", "-", run.name).lstrip(".~-")[:200] or "run"
 
 
 def files_of(folder: Path) -> Iterator[str]:
@@ -88,10 +101,14 @@ def files_of(folder: Path) -> Iterator[str]:
             yield from (f"{path.name}/{each.name}" for each in path.iterdir() if each.is_file() and not each.is_symlink())
 
 
-def add(packed: zipfile.ZipFile, path: Path, name: str) -> None:
+def entry_of(name: str, compression: int) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, FIXED_TIME)
-    entry.create_system, entry.external_attr = 3, FIXED_MODE << 16
-    entry.compress_type = zipfile.ZIP_STORED if path.parent.name in STORED_AS_IT_IS else zipfile.ZIP_DEFLATED
+    entry.create_system, entry.external_attr, entry.compress_type = 3, FIXED_MODE << 16, compression
+    return entry
+
+
+def add(packed: zipfile.ZipFile, path: Path, name: str) -> None:
+    entry = entry_of(name, zipfile.ZIP_STORED if path.parent.name in STORED_AS_IT_IS else zipfile.ZIP_DEFLATED)
     entry.file_size = path.stat().st_size
     with open(path, "rb") as source, packed.open(entry, "w") as out:
         shutil.copyfileobj(source, out, PIECE)
@@ -111,13 +128,20 @@ def same_bytes(one: Path, other: Path) -> bool:
 
 
 def unpack(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> list[Path]:
-    """The bundles of a zip, as folders in ``folder``; sorted by name.
+    """The bundles of a zip, as folders in ``folder``; sorted by name, those of a kit in the order of its plan.
 
     Raises BundleError naming the entry for anything that is no bundle's file: a path out of the folder, a link, a name
     twice, an encrypted entry, an entry that grows beyond belief. Nothing half-written remains.
     """
+    return unpack_with_record(path, folder, max_bytes)[0]
+
+
+def unpack_with_record(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> tuple[list[Path], Kit | None]:
+    """As ``unpack``; and the record of the kit, where the zip is one."""
     with reading(path) as packed:
-        entries = check_entries(packed, path)
+        entries, beside = check_entries(packed, path)
+        kit = record_of(packed, beside, path)
+        check_bundles(entries, path, kit)
         names = sorted({name.partition("/")[0] for name, _ in entries})
         there = next((name for name in names if (folder / name).exists()), None)
         if there is not None:
@@ -137,11 +161,42 @@ def unpack(path: Path, folder: Path, max_bytes: int = MAX_BYTES) -> list[Path]:
                 (draft / name).rename(folder / name)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return [folder / name for name in names]
+    return [folder / name for name in in_order(names, kit)], kit
+
+
+def in_order(names: Sequence[str], kit: Kit | None) -> list[str]:
+    """The bundles' names in the order of a kit's plan, whose first is the reference; others after them, by name."""
+    planned = {name: place for place, name in enumerate(kit.runs if kit else ())}
+    return sorted(names, key=lambda name: (planned.get(name, len(planned)), name))
+
+
+def read_kit(path: Path) -> Kit | None:
+    """The record of a kit: of its zip, or of the folder that was made of one (browsers unpack what they fetch); None for anything else.
+
+    Raises BundleError: damaged, hostile, or written by a newer workbench.
+    """
+    if path.is_dir():
+        file = path / KIT_FILE
+        if not file.is_file() or file.is_symlink():
+            return None
+        with open(file, "rb") as source:
+            content = source.read(kits.MAX_RECORD_BYTES + 1)
+        if len(content) > kits.MAX_RECORD_BYTES:
+            raise BundleError(
+                f"{path.name}/{KIT_FILE} is no record of a kit", why=f"it is larger than {kits.MAX_RECORD_BYTES:,} bytes"
+            )
+        return kits.parse(content, f"{path.name}/{KIT_FILE}")
+    with reading(path) as packed:
+        return record_of(packed, check_entries(packed, path)[1], path)
 
 
 class Unpacked:
-    """A private temporary folder that lives as long as this object, at most until the interpreter ends."""
+    """A private temporary folder that lives as long as this object, at most until the interpreter ends.
+
+    ``kit``: the record of the kit that was unpacked there, if it was one.
+    """
+
+    kit: Kit | None = None
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="workbench-"))
@@ -151,7 +206,8 @@ class Unpacked:
 def unpack_temporarily(path: Path) -> tuple[list[Path], Unpacked]:
     """The bundles of a zip in a private temporary folder, and the object that keeps it there."""
     keep = Unpacked()
-    return unpack(path, keep.folder), keep
+    folders, keep.kit = unpack_with_record(path, keep.folder)
+    return folders, keep
 
 
 @contextmanager
@@ -170,15 +226,22 @@ def reading(path: Path) -> Iterator[zipfile.ZipFile]:
         raise BundleError(f"{path.name} cannot be unpacked", why=str(error.strerror or error)) from error
 
 
-def check_entries(packed: zipfile.ZipFile, path: Path) -> list[tuple[str, zipfile.ZipInfo]]:
-    """(name, entry) of the files, all names allowed and none twice, also on disks that do not tell upper from lower case."""
+Entries = list[tuple[str, zipfile.ZipInfo]]
+
+
+def check_entries(packed: zipfile.ZipFile, path: Path) -> tuple[Entries, Entries]:
+    """(name, entry) of the bundles' files, and of those beside them that only a kit has.
+
+    All names are allowed and none is there twice, also on disks that do not tell upper from lower case.
+    """
     entries = packed.infolist()
     if len(entries) > MAX_ENTRIES:
         raise BundleError(f"{path.name} holds {len(entries):,} entries", why=f"the limit is {MAX_ENTRIES:,}")
     seen: set[str] = set()
-    found: list[tuple[str, zipfile.ZipInfo]] = []
+    found: Entries = []
+    is_kit = any(entry.filename == KIT_FILE for entry in entries)
     for entry in entries:
-        why = refusal(entry)
+        why = refusal(entry, kits.BESIDE_BUNDLES if is_kit else ())
         if why is None and entry.filename.casefold() in seen:
             why = "its name is there twice"
         if why is not None:
@@ -191,18 +254,43 @@ def check_entries(packed: zipfile.ZipFile, path: Path) -> list[tuple[str, zipfil
             found.append((entry.filename, entry))
     if sum(entry.compress_size for _, entry in found) > path.stat().st_size:
         raise BundleError(f"{path.name} is refused", why="its entries overlap")
+    beside = [(name, entry) for name, entry in found if name in kits.BESIDE_BUNDLES]
+    return [(name, entry) for name, entry in found if name not in kits.BESIDE_BUNDLES], beside
+
+
+def check_bundles(found: Entries, path: Path, kit: Kit | None) -> None:
+    """Raises BundleError where a folder has no manifest, or where there is no bundle at all."""
     lacking = {name.partition("/")[0] for name, _ in found} - {
         name.partition("/")[0] for name, _ in found if name.endswith("/manifest.json")
     }
     if lacking or not found:
+        empty = "it is empty" if kit is None else f"none of its {len(kit.steps)} steps made one"
         raise BundleError(
-            f"{path.name} holds no run bundle", why=f"{min(lacking)}/manifest.json is missing" if lacking else "it is empty"
+            f"{path.name} holds no run bundle",
+            why=f"{min(lacking)}/manifest.json is missing" if lacking else empty,
+            fix=f"workbench verify {path.name}" if kit and not lacking else None,
         )
-    return found
 
 
-def refusal(entry: zipfile.ZipInfo) -> str | None:
-    """Why an entry is refused; None when it is not."""
+def record_of(packed: zipfile.ZipFile, beside: Entries, path: Path) -> Kit | None:
+    """What the files beside the bundles say, checked; None where it is no kit."""
+    entries = dict(beside)
+    if KIT_FILE not in entries:
+        return None
+    if README_FILE in entries:
+        read_entry(packed, entries[README_FILE], kits.MAX_README_BYTES, path).decode("utf-8")  # nobody reads it but people
+    return kits.parse(read_entry(packed, entries[KIT_FILE], kits.MAX_RECORD_BYTES, path), f"{path.name}/{KIT_FILE}")
+
+
+def read_entry(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int, path: Path) -> bytes:
+    out = io.BytesIO()
+    with packed.open(entry) as source:
+        copy(source, out, entry, limit, path)
+    return out.getvalue()
+
+
+def refusal(entry: zipfile.ZipInfo, beside: Sequence[str] = ()) -> str | None:
+    """Why an entry is refused; None when it is not. ``beside``: files that may stand beside the bundles."""
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
     if name != entry.filename or "\\" in name or "\0" in name:
         return "its name holds a backslash or a null"
@@ -216,6 +304,8 @@ def refusal(entry: zipfile.ZipInfo) -> str | None:
         return "it is encrypted"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "its compression is neither stored nor deflate"
+    if name in beside:
+        return None
     run, _, file = name.partition("/")
     if not FOLDER_NAME.fullmatch(run):
         return "its folder is no name of a run"

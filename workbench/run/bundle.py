@@ -25,6 +25,7 @@ from typing import Any
 from workbench.errors import BundleError
 from workbench.fingerprint import of_json
 from workbench.run import journal, migrate
+from workbench.run.kit import KIT_FILE
 
 SCHEMA = 2
 """The version of the bundle format. Readers refuse a newer one and bring an older one forward (``workbench.run.migrate``)."""
@@ -132,23 +133,29 @@ class Run:
     Unfinished ones can be read too: ``results`` is then None. A zip is unpacked into a private temporary folder that is
     gone with the last Run that reads it. Raises BundleError.
 
-    ``was_complete``: the evaluation that returned this run found it complete and did nothing.
+    ``was_complete``: the evaluation that returned this run found it complete and did nothing. ``kit``: the record of the kit
+    (``workbench.run.kit``) that it came in, if it did.
     """
 
     was_complete = False
+    kit: Any = None
 
     def __init__(self, folder: str | Path, unpacked: Any = None):
         self.folder, self.unpacked = Path(folder), unpacked
         if unpacked is None and (self.folder.is_file() or self.folder.parent.is_file()):
             self.folder, self.unpacked = packed_folder(self.folder)
+        self.kit = getattr(self.unpacked, "kit", None)
         self.manifest = read_manifest(self.folder)
 
     @classmethod
     def open(cls, path: str | Path) -> list[Run]:
-        """The run in a folder, or every run in a ``.zip``, sorted by name. Raises BundleError."""
+        """The run in a folder, or every run in a ``.zip``, sorted by name; of a kit, zip or folder, in the order of its plan.
+
+        Raises BundleError.
+        """
         path = Path(path)
         if not path.is_file():
-            return [cls(path)]
+            return open_kit_folder(path) if is_kit_folder(path) else [cls(path)]
         from workbench.run.archive import unpack_temporarily
 
         folders, keep = unpack_temporarily(path)
@@ -316,6 +323,27 @@ def with_answers(run: Run) -> Run:
             f"{run.name} is {what}", why="it holds no answers", fix="workbench report RUN, or workbench parity RUN RUN"
         )
     return run
+
+
+def is_kit_folder(path: Path) -> bool:
+    """Whether somebody, or a browser, unpacked a kit there."""
+    return (path / KIT_FILE).is_file() and not (path / "manifest.json").exists()
+
+
+def open_kit_folder(path: Path) -> list[Run]:
+    from workbench.run.archive import in_order, read_kit
+
+    kit = read_kit(path)
+    runs = [
+        Run(path / name) for name in in_order([each.name for each in path.iterdir() if (each / "manifest.json").is_file()], kit)
+    ]
+    for run in runs:
+        run.kit = kit
+    if not runs:
+        raise BundleError(
+            f"{path.name} holds no run bundle", why="no folder in it has a manifest.json", fix=f"workbench verify {path}"
+        )
+    return runs
 
 
 def packed_folder(path: Path) -> tuple[Path, Any]:
