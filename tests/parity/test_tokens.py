@@ -86,6 +86,20 @@ def test_what_to_type_is_quoted_and_a_server_is_asked_for_nothing(tmp_path):
     assert found.rung(4).fix is None and found.rung(1).status == "not run" and found.verdict.name == "INCONCLUSIVE"
 
 
+def test_reference_evidence_is_asked_for_token_records_as_any_other(tmp_path):
+    runs = [
+        make_run(tmp_path, name, [line("1", 1.0)], evidence=evidence)
+        for name, evidence in (("torch:a", "host"), ("coreml:a", "reference"))
+    ]
+    rung = wb.compare(*runs).rung(4)
+    assert rung.status == "not run" and "--model coreml:a --record tokens --follow torch:a" in rung.fix
+    reference, candidate = runs
+    first, second = logits_of(1, 50, 3, 0.1)
+    write_tokens(reference.folder / "tensors", "own", {"1": record_of(TOKENS, first[0])})
+    write_tokens(candidate.folder / "tensors", reference.manifest["run_key"][:12], {"1": record_of(TOKENS, second[0])})
+    assert wb.compare(reference, candidate).rung(4).facts["positions"] == len(TOKENS)
+
+
 def test_reference_evidence_has_no_times(tmp_path):
     runs = [make_run(tmp_path, name, [line("1", 1.0)], evidence="reference") for name in ("torch:a", "onnx:a")]
     assert wb.compare(*runs).rung(6).status == "not run"

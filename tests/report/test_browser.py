@@ -244,3 +244,16 @@ def test_it_works_over_http_too(chromium, report):
         page.close()
     finally:
         server.shutdown()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (390, True)])
+def test_sizes_fit_the_window_and_run_nothing(chromium, tmp_path, width, dark):
+    from tests.report.size_bundles import compressed_runs
+
+    page = chromium.open(write(*compared(*compressed_runs(tmp_path, n=12)), tmp_path / "out"), width=width, dark=dark)
+    page.wait()
+    assert not page.errors and not page.run("window.hacked || 0")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    box = "document.querySelector('.sizes-plot svg').getBoundingClientRect()"
+    assert page.run(f"{box}.width") > 250 and page.run(f"{box}.right") <= width
+    assert page.run("document.querySelectorAll('.sizes-plot text.mark').length") == 5

@@ -29,7 +29,8 @@ def rows(path):
 def test_it_holds_a_page_a_twin_and_five_tables(two, tmp_path):
     path = write(*two, tmp_path / "out")
     assert path == tmp_path / "out" / "index.html" and {each.name for each in path.parent.iterdir()} == folder.OWN_FILES - {
-        "layers.csv"
+        "layers.csv",
+        "sizes.csv",
     }
     strata = rows(path.parent / "strata.csv")
     assert [(row["axis"], row["n"], row["broke"], row["fixed"]) for row in strata] == [

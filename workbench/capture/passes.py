@@ -148,17 +148,26 @@ class Passes:
         records: dict[str, dict[str, Record]] = {}
         tap = Accumulating(self.keep)
         logits = self._forward(prepared, tap)
-        records[self.model.dtype] = tap.records(item.id, self.model.dtype, self.paths)
+        records[self.model.dtype] = self._records(tap, item.id, self.model.dtype)
         for precision in self.precisions:
             tap = Accumulating(self.keep)
-            with in_precision(self.model.module, precision):
-                self._forward(prepared, tap)
-            records[precision] = tap.records(item.id, precision, self.paths)
+            self._further(precision, prepared, tap)
+            records[precision] = self._records(tap, item.id, precision)
         if self.reference is not None:
             tap = Swapping(self.keep, alike(self.activations.get(item.id, {}), records[self.model.dtype]))
             self._forward(prepared, tap)
-            records[self.reference] = tap.records(item.id, self.reference, self.paths)
+            records[self.reference] = self._records(tap, item.id, self.reference)
         return Made(seen(prepared), as_arrays(prepared), records, self._tokens(prepared, logits), self._causality(prepared, logits))
+
+    def _further(self, precision: str, prepared: Prepared, tap: Accumulating) -> None:
+        with in_precision(self.model.module, precision):
+            self._forward(prepared, tap)
+
+    def _records(self, tap: Accumulating, item: str, precision: str) -> dict[str, Record]:
+        return tap.records(item, precision, self.paths)
+
+    def close(self) -> None:
+        """Free what the passes alone loaded."""
 
     def _forward(self, prepared: Prepared, tap: Accumulating) -> Any:
         with tapped(self.model.module, self.outputs, self.inputs, tap):
@@ -198,6 +207,14 @@ class Passes:
             gap = numpy.abs(after.astype(numpy.float64) - before)
             moved = max(moved, float(gap[numpy.isfinite(gap)].max(initial=0.0)))
         return {"moved": moved, "largest": largest}
+
+
+def joined_logits(parts: list[Any], logits: Any) -> Any:
+    """The logits as they were computed, call by call, where they are those that the model gave, else those: what a loop hands on is rounded."""
+    import numpy
+
+    made = numpy.concatenate(parts) if len({each.shape[1:] for each in parts}) == 1 else None
+    return logits if made is None or made.shape != logits.shape else made
 
 
 def joined(records: list[TokenRecord]) -> TokenRecord:

@@ -3,6 +3,8 @@
     run = capture_layers("demo:vlm@torch", "demo", keep=True)
     capture_layers("demo:vlm@mlx", run, localise=True)           # the same arrays; layer by layer on the reference's activations too
 
+    capture_layers("demo:vlm@coreml", run)                       # a converted model: the values of its programs, in its layers' names
+
 A bundle of kind ``capture``: inputs, statistics, sketches and (``keep``) values of each layer, token records of the prompt, the causality
 probe. A torch model also runs in the next more exact precision, so that a reader can judge a candidate by torch's own error.
 """
@@ -15,6 +17,7 @@ from typing import Any
 
 from workbench.backends.hardware import describe_hardware
 from workbench.capture import names
+from workbench.capture.converted import ConvertedModel, ConvertedPasses, capture_package, is_package
 from workbench.capture.inputs import DEFAULT_LIMIT, Item, read_items
 from workbench.capture.passes import Model, Passes
 from workbench.capture.recording import find
@@ -22,7 +25,7 @@ from workbench.errors import ItemError, RuntimeMissing, UsageError
 from workbench.fingerprint import of_json, versions
 from workbench.models.loading import open_model
 from workbench.models.options import flag, in_key
-from workbench.models.source import identify, resolve
+from workbench.models.source import converted, identify, resolve, runs_converted
 from workbench.registry import get_backend
 from workbench.run import journal
 from workbench.run import writer as writing
@@ -58,8 +61,8 @@ def capture_layers(
 
     ``inputs``: a task or suite (its first ``limit`` items), image files with ``prompt``, sounds, files of named arrays, or a capture, whose
     very arrays are fed. ``follow``: the run whose transcripts a recogniser reads (without it: the task's references). ``layers``: patterns
-    over layer names or module paths. ``keep``: also keep values. ``also``: further precisions for a torch model (``auto``: the next more
-    exact one; ``none``). ``localise``: ``inputs`` must be a capture with kept values; each layer also runs on that capture's activations.
+    over layer names or module paths. ``keep``: also keep values. ``also``: further precisions for a torch model, further readings of
+    the reference executor for a converted one (``auto``: the next more exact one; ``none``). ``localise``: ``inputs`` must be a capture with kept values; each layer also runs on that capture's activations.
     Raises WorkbenchError; an input that fails is recorded with its error.
     """
     progress = progress or Silent()
@@ -69,12 +72,20 @@ def capture_layers(
     here = backend.available()
     if not here.ok:
         raise RuntimeMissing(f"the runtime {spec.backend!r} is not here", why=here.reason, fix=here.fix)
-    if spec.backend not in ("torch", "mlx"):
+    if spec.backend not in ("torch", "mlx") and not runs_converted(spec.backend):
         raise UsageError(
             f"{spec.backend} models cannot be looked into",
-            why="only torch and mlx run in this process",
+            why="torch, mlx and converted models can",
             fix="workbench list models",
         )
+    if localise and runs_converted(spec.backend):
+        raise UsageError(
+            "a converted model cannot be localised",
+            why="its programs are whole: nothing can be put in the place of a layer's value",
+            fix="leave --localise out; workbench convert MODEL --to coreml --check names the first op that departs",
+        )
+    if runs_converted(spec.backend) and is_package(spec):
+        return capture_package(spec, sources, keep=keep, runs=runs, fresh=fresh, progress=progress)
     reference = reference_of(sources) if localise else None
     followed = follow if follow is None or isinstance(follow, Run) else Run(follow)
     items = read_items(sources, limit=limit, prompt=prompt, follow=followed)
@@ -172,11 +183,13 @@ def fill(
     if not (folder / "artifact.json").exists():
         from workbench.models.artifact import artifact
 
-        journal.write_json(folder / "artifact.json", artifact(resolve(spec).folder, flag(spec.options, "allow_pickle")))
+        held = converted(spec).folder if runs_converted(spec.backend) else resolve(spec).folder
+        journal.write_json(folder / "artifact.json", artifact(held, flag(spec.options, "allow_pickle")))
     opened = open_model(spec, items[0].family)
+    passes = None
     try:
         bundle.event("loaded", model=opened.describe())
-        passes = Passes(Model(opened, items[0].family), settings, reference)
+        passes = passes_of(opened, spec, items[0].family, settings, reference)
         for note in passes.notes:
             bundle.event("note", text=note)
             progress.say(note)
@@ -189,6 +202,8 @@ def fill(
         finally:
             progress.finish()
     finally:
+        if passes is not None:
+            passes.close()
         opened.close()
     lines = [done[item.id] for item in items]
     failed = [line["id"] for line in lines if line["output"]["finish"] == "error"]
@@ -205,6 +220,13 @@ def fill(
             "item_errors": len(failed),
         },
     )
+
+
+def passes_of(opened: Any, spec: ModelSpec, family: str, settings: Mapping[str, Any], reference: Run | None) -> Passes:
+    """Of a converted model through its programs' values, of any other through its modules."""
+    if not runs_converted(spec.backend):
+        return Passes(Model(opened, family), settings, reference)
+    return ConvertedPasses(ConvertedModel(opened, spec, family), settings)
 
 
 def one(bundle: writing.BundleWriter, passes: Passes, item: Item) -> dict[str, Any]:

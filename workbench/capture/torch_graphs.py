@@ -6,7 +6,8 @@ graph.run([mel]).inner["input.3"]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ class Graph:
     kinds: Mapping[str, str] = field(default_factory=dict)
     traced: bool = False
     """Are unnamed values counted as a conversion that is made now would count them?"""
+    buffers: Mapping[str, Any] = field(default_factory=dict)
+    """Of an exported program: what it reads and writes beside its inputs, by name, as the last run left it."""
 
 
 def plain_graph(module: Any) -> Graph:
@@ -77,14 +80,23 @@ def array_of(value: Any) -> Any:
     return (value.float() if value.is_floating_point() and value.dtype != torch.float64 else value).numpy()
 
 
-def exported_graph(program: Any, precision: str) -> Graph:
-    """Node by node. Names of outputs are those of the nodes that make them, as a conversion names them."""
+def exported_graph(
+    program: Any, precision: str, *, only: Collection[str] | None = None, begin: Mapping[str, Any] | None = None
+) -> Graph:
+    """Node by node. Names of outputs are those of the nodes that make them, as a conversion names them.
+
+    ``only``: the nodes whose values are wanted beside the outputs (None: all). ``begin``: what buffers hold when a run begins, read at
+    each run (without it: what they hold now).
+    """
     import copy
 
     import torch
 
     # A copy: modules of one program share their weights, and ``to`` changes them in place.
-    module = copy.deepcopy(program.module()).to(getattr(torch, precision))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its own classes
+        module = copy.deepcopy(program.module()).to(getattr(torch, precision))
+    retype(module, precision)
     nodes = list(module.graph.nodes)
     inputs = [node.name for node in nodes if node.op == "placeholder"]
     (last,) = [node for node in nodes if node.op == "output"]
@@ -97,25 +109,51 @@ def exported_graph(program: Any, precision: str) -> Graph:
     }
 
     back = rewind(module)
+    buffers = dict(module.named_buffers())
+    written = {buffer.untyped_storage().data_ptr() for buffer in buffers.values()}
 
     def run(tensors: Sequence[Any]) -> Values:
         back()
+        for name, array in (begin or {}).items():
+            with torch.no_grad():
+                buffers[name].copy_(torch.as_tensor(array))
         inner: dict[str, Any] = {}
 
         class Recording(torch.fx.Interpreter):
             def run_node(self, node: Any) -> Any:
                 result = super().run_node(node)
-                if node.op.startswith("call_"):
+                if node.op.startswith("call_") and (only is None or node.name in only):
                     value = result[0] if isinstance(result, (tuple, list)) and len(result) else result
                     if isinstance(value, torch.Tensor) and value.is_floating_point():
-                        inner[node.name] = array_of(value)
+                        array = array_of(value)
+                        # A part of a buffer changes when the buffer is written, later in the run.
+                        inner[node.name] = array.copy() if value.untyped_storage().data_ptr() in written else array
                 return result
 
         results = torch.utils._pytree.tree_leaves(Recording(module).run(*tensors))
         outputs = {name: array_of(value) for name, value in zip(names, results, strict=True) if isinstance(value, torch.Tensor)}
         return Values(outputs, {name: value for name, value in inner.items() if name not in outputs})
 
-    return Graph(inputs, run, kinds)
+    return Graph(inputs, run, kinds, buffers=buffers)
+
+
+def retype(module: Any, precision: str) -> None:
+    """An exported graph's casts to float32, and the constants that it makes so, in ``precision``: a softmax that a model computes in
+    float32 whatever it was loaded in would put float32 beside float64. What checks types at each run is taken away."""
+    import torch
+
+    wanted = getattr(torch, precision)
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
+            module.graph.erase_node(node)  # buffers in float16 are in ``precision`` now
+            continue
+        node.args, node.kwargs = torch.fx.node.map_aggregate(
+            (node.args, node.kwargs), lambda each: wanted if each is torch.float32 else each
+        )
+    module.recompile()
+    for name, value in list(vars(module).items()):
+        if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+            setattr(module, name, value.to(wanted))
 
 
 def script_graph(module: Any, traced: bool = False) -> Graph:

@@ -3,6 +3,7 @@
 workbench capture demo:vlm@torch --inputs demo --keep
 workbench capture demo:vlm@mlx --inputs reports/runs/capture-demo-vlm-torch-... --localise
 workbench capture demo:stt@torch --inputs stt --limit 2 --keep
+workbench capture demo:vlm@coreml --inputs reports/runs/capture-demo-vlm-torch-... --keep
 workbench parity reports/runs/capture-demo-vlm-torch-... reports/runs/capture-demo-vlm-mlx-...
 """
 
@@ -25,14 +26,16 @@ def add_parser(parsers: Any) -> None:
         epilog="Compare two captures with `workbench parity`: it needs no runtime, so they may come from two machines.",
     )
     parser.add_argument(
-        "model", metavar="MODEL", help="demo:vlm@torch, demo:stt@mlx, torch:ORG/NAME, mlx:./folder, with options as in eval"
+        "model",
+        metavar="MODEL",
+        help="demo:vlm@torch, demo:stt@mlx, demo:vlm@coreml, torch:ORG/NAME, mlx:./folder, coreml:./program.mlpackage, with options as in eval",
     )
     parser.add_argument(
         "--inputs",
         action="append",
         required=True,
         metavar="WHAT",
-        help="a task or suite, an image (with --prompt), a sound, a .npz or .safetensors of named arrays, or a capture: its very arrays; repeatable",
+        help="a task or suite, an image (with --prompt), a sound, a .npz or .safetensors of named arrays, or a capture: its very arrays; of one program: a .npz, NAME=picture.png or random; repeatable",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="what is asked about images")
     parser.add_argument(
@@ -52,7 +55,7 @@ def add_parser(parsers: Any) -> None:
         "--also",
         action="append",
         metavar="DTYPE",
-        help="run a torch model in this precision too: float64, float32, bfloat16, float16, or none (default: the next more exact one)",
+        help="run a torch model in this precision too: float64, float32, bfloat16, float16, or none (default: the next more exact one); a Core ML model off a Mac in this reading: float64, emulate, fp16-weights",
     )
     parser.add_argument(
         "--localise",

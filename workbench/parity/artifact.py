@@ -1,7 +1,8 @@
 """Rung 1: are these the same weights, and what was compressed? From ``artifact.json`` and the run keys.
 
 A checkpoint converted for another runtime may name its weights otherwise: what has no namesake is paired by content, and
-what is left over is listed. Same files loaded at another precision are the same artifact, read differently: that is said too.
+what is left over is listed. Same files loaded at another precision are the same artifact, read differently: that is said too. The
+weights of a converted model have a reader of their own (``converted_artifact``).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.parity.comparison import Rung, Table
+from workbench.parity.converted_artifact import compare_converted, is_converted
 from workbench.parity.sides import Side, flat
 
 SHOWN = 40
+QUANTISATION = "quantisation"
 FIX = "run both with this version of `workbench eval`: it records every weight"
 
 
@@ -44,6 +47,12 @@ def artifact_rung(reference: Side, candidate: Side) -> Rung:
         return Rung(1, "different", f"The same weight files, but {'; '.join([*adapters, *loading])}.", facts)
     if held[0] is None or held[1] is None:
         return Rung(1, "different", f"{'; '.join(['The weight files differ', *adapters, *loading])}.", facts, fix=FIX)
+    if is_converted(held[0]) or is_converted(held[1]):
+        told_of = compare_converted(held[0], held[1])
+        loading = [each for each in loading if not each.startswith(QUANTISATION)]  # weight by weight it is told already
+        words = "; ".join([*told_of.words, *loading, *adapters])
+        broken = told_of.broken or bool(loading or adapters)
+        return Rung(1, "different" if broken else "same", f"{words}.", facts | told_of.facts, told_of.tables)
     found, table, numbers = compare_tensors(held[0], held[1])
     tables = (*([table] if table.rows else []), precision_table([held[0], held[1]]))
     facts |= numbers
@@ -56,7 +65,7 @@ def artifact_rung(reference: Side, candidate: Side) -> Rung:
 def loading_differences(facts: Mapping[str, Any]) -> list[str]:
     """Precision and dequantisation in which two models of the same files were loaded."""
     found = []
-    for name, words in (("loaded_dtype", "computed in"), ("loaded_quantisation", "quantisation")):
+    for name, words in (("loaded_dtype", "computed in"), ("loaded_quantisation", QUANTISATION)):
         before, after = facts[name]
         if before != after and (before or after):
             found.append(f"{words} {before or 'none'} and {after or 'none'}")

@@ -74,10 +74,25 @@ RESULTS = Maybe(
         ),
     }
 )
+TENSOR = {"dtype": str, "shape": [int], "hash": str, "rms": Maybe(NUMBER), "error": Maybe(NUMBER)}
+OF_A_WEIGHT = ("half", "single", "turned", "of", "how", "kind", "compression", "asked", "why_not", "value", "op", "module", "line")
+OP = {"value": str, "op": str, "dtype": Maybe(str), "module": Maybe(str), "line": Maybe(str)}
+CONVERTED = {
+    "label": Maybe(str),
+    "recipe": Maybe(dict),
+    "stages": Maybe(Each({"computes": Maybe(Each(int)), "others": Maybe(int), "other": Maybe([OP])})),
+}
 ARTIFACT = Maybe(
     {
         "bytes": Maybe(NUMBER),
-        "tensors": Maybe(Each({"dtype": str, "shape": [int], "hash": str, "rms": Maybe(NUMBER)})),
+        "tensors": Maybe(
+            Each(
+                TENSOR
+                | dict.fromkeys(OF_A_WEIGHT, Maybe(str))
+                | {"stored_bytes": Maybe(NUMBER), "dense_bytes": Maybe(NUMBER), "stages": Maybe([str])}
+            )
+        ),
+        "converted": Maybe(CONVERTED),
         "settings": Maybe(Each(Maybe(dict))),
         "quantisation": Maybe(dict),
     }

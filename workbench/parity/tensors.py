@@ -8,14 +8,16 @@ made on torch: no absolute tolerance fits float32 and bfloat16, the first layer 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from workbench.metrics.drift import LIMIT, UNITS, Layer, alignable, amount, first_departing, first_guilty, growth
+from workbench.metrics.drift import LIMIT, UNITS, Layer, alignable, amount, first_departing, first_guilty
 from workbench.metrics.sketch import estimated_error
 from workbench.metrics.tensors import TensorError, tensor_error
-from workbench.parity.comparison import Rung, Table
+from workbench.parity.comparison import Rung
+from workbench.parity.converted_artifact import origin_text
 from workbench.parity.inputs import parts_that_differ
+from workbench.parity.layer_tables import Depth, facts_of, tables_of
 from workbench.run.bundle import Run
 from workbench.run.layer_records import LOCALISED, PRECISIONS, ItemRecords, LayerRecords, Record, sampled
 
@@ -25,35 +27,6 @@ TRUTHS = {"float32": ("float64",), "float16": ("float64", "float32"), "bfloat16"
 SHOWN = 6
 MOVED = 1e-5
 """Largest move of an earlier logit, relative to the largest logit, that still is rounding when only the last token changes."""
-
-COLUMNS = (
-    "layer",
-    "SNR (dB)",
-    "cosine",
-    "max abs",
-    "max abs / RMS",
-    "growth",
-    "× torch's own",
-    "makes (× own)",
-    "tolerance needed",
-    "not finite",
-)
-
-
-@dataclass
-class Depth:
-    """The layers of both sides over all common items, and how they were judged."""
-
-    layers: list[Layer]
-    items: int
-    precision: str | None
-    """Of torch's own error, the coarser one of both sides; None where it is not recorded."""
-    estimated: bool
-    """Are errors estimated from sketches, because a side kept no values or a sample of them?"""
-    lacking: tuple[str, ...] = ()
-    """Inputs that were fed to both, and of which a side holds no layer."""
-    coarsest: str | None = None
-    """The coarser one of both sides' precisions, whether torch's own error in it is known or not."""
 
 
 def tensors_rung(reference: Sequence[Run], candidate: Sequence[Run], items: Sequence[str], fix: str | None = None) -> Rung:
@@ -115,8 +88,12 @@ def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
             f"No layer departs of {on}, but {compared[-1].name} could not be judged: torch's own error there is not known.",
         )
     if first is None and guilty is None:
-        most = max(compared, key=lambda layer: layer.times_own or 0.0)
-        sentence = f"No layer departs: {on} stay within {amount(most.times_own)} torch's own {depth.precision} error (limit {LIMIT:g}; most in {most.name})."
+        plain = [layer for layer in compared if layer.name not in depth.half] or compared
+        most = max(plain, key=lambda layer: layer.times_own or 0.0)
+        sentence = f"No layer departs: {on} stay within {amount(most.times_own)} {depth.yardstick(most)} (limit {LIMIT:g}; most in {most.name})."
+        if len(plain) < len(compared):
+            times = max(layer.times_own or 0.0 for layer in compared if layer.name in depth.half)
+            sentence += f" {len(compared) - len(plain)} of them depend on float16 states: within {amount(times)} what those make of the program."
         ends = [layer for layer in compared if layer.name.startswith("output.")] or compared[-1:]
         lasting = any(layer in broken for layer in ends)  # a mask's infinities are gone after its softmax
         more = "and so do outputs" if lasting else "what follows them is finite"
@@ -125,7 +102,9 @@ def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
         )
     if guilty is not None and first is not None and first.made is None and not follows(depth, first, guilty):
         guilty = None  # it departs before, in a layer that could not be given the reference's activations
-    return "different", describe(guilty or first, first, guilty, depth)
+    named = guilty or first
+    where = depth.origins.get(named.name)
+    return "different", describe(named, first, guilty, depth) + (f" The converted program computes it as {where}." if where else "")
 
 
 def follows(depth: Depth, first: Layer, guilty: Layer) -> bool:
@@ -145,7 +124,7 @@ def describe(named: Layer, first: Layer | None, guilty: Layer | None, depth: Dep
     before = previous(depth.layers, named)
     came = f"; {before.name} before it: {amount(before.times_own)}" if before is not None and before.times_own is not None else ""
     if guilty is not None:
-        made = f"The error starts in {guilty.name}: given the reference's activations it makes {amount(guilty.made_times_own)} torch's own {depth.precision} error"
+        made = f"The error starts in {guilty.name}: given the reference's activations it makes {amount(guilty.made_times_own)} {depth.yardstick(guilty)}"
         arrived = (
             f" (first to depart on its own inputs: {first.name}, {amount(first.times_own)})"
             if first is not None and first.times_own is not None
@@ -153,7 +132,7 @@ def describe(named: Layer, first: Layer | None, guilty: Layer | None, depth: Dep
         )
         return f"{made}{arrived}."
     snr = "" if error is None else f", SNR {error.snr_db:.0f} dB"
-    return f"The error jumps in {named.name}: {amount(named.times_own)} torch's own {depth.precision} error{snr}{came} (limit {LIMIT:g})."
+    return f"The error jumps in {named.name}: {amount(named.times_own)} {depth.yardstick(named)}{snr}{came} (limit {LIMIT:g})."
 
 
 def previous(layers: Sequence[Layer], named: Layer) -> Layer | None:
@@ -170,6 +149,9 @@ def compare_layers(reference: Sequence[Run], candidate: Sequence[Run], items: Se
     order: list[str] = []
     lacking: list[str] = []
     used, precision, estimated, coarsest = 0, None, False, None
+    origins: dict[str, str] = {}
+    half: set[str] = set()
+    of_program = False
     for name in items:
         before, after = richest(mine, theirs, name, lines)
         if before is None or after is None:
@@ -177,6 +159,13 @@ def compare_layers(reference: Sequence[Run], candidate: Sequence[Run], items: Se
             continue
         used += 1
         coarse, own_errors = torch_error(before, after)
+        origins |= converted_origins(before) | converted_origins(after)
+        measured = next((each for each in (before, after) if has_own_error(each, coarse)), None)
+        of_program = of_program or measured is not None and bool(converted_origins(measured))
+        of_states = rounded_by_states(before) | rounded_by_states(after)
+        if coarse == "float32":
+            own_errors |= of_states
+            half |= of_states.keys()
         precision, coarsest = coarse or precision, coarser(before, after) or coarsest
         localised = next((after.passes[f"{LOCALISED}{key}"] for key in keys if f"{LOCALISED}{key}" in after.passes), {})
         layers = layers_of(before, after, own_errors, localised, coarse)
@@ -186,7 +175,9 @@ def compare_layers(reference: Sequence[Run], candidate: Sequence[Run], items: Se
             estimated = estimated or (
                 layer.error is not None and not whole(own_pass(before)[layer.name], own_pass(after)[layer.name])
             )
-    return Depth([pooled[name] for name in order], used, precision, estimated, tuple(lacking), coarsest)
+    return Depth(
+        [pooled[name] for name in order], used, precision, estimated, tuple(lacking), coarsest, origins, frozenset(half), of_program
+    )
 
 
 def merged(known: list[str], more: Sequence[str]) -> list[str]:
@@ -268,8 +259,8 @@ def torch_error(before: ItemRecords, after: ItemRecords) -> tuple[str | None, di
     """(precision, torch's own error by layer): between two passes of one side, the one in the coarser precision of both sides."""
     coarse = coarser(before, after)
     for item in (before, after):
-        exact = next((each for each in TRUTHS.get(coarse or "", ()) if each in item.passes), None)
-        if coarse in item.passes and exact is not None:
+        if has_own_error(item, coarse):
+            exact = next(each for each in TRUTHS[coarse] if each in item.passes)
             truth = item.passes[exact]
             return coarse, {
                 name: error_of(truth[name], record)
@@ -277,6 +268,32 @@ def torch_error(before: ItemRecords, after: ItemRecords) -> tuple[str | None, di
                 if name in truth and truth[name].line["n"] == record.line["n"]
             }
     return None, {}
+
+
+def has_own_error(item: ItemRecords, precision: str | None) -> bool:
+    """Did a side run in this precision and in a more exact one?"""
+    return precision in item.passes and any(each in item.passes for each in TRUTHS.get(precision or "", ()))
+
+
+def converted_origins(item: ItemRecords) -> dict[str, str]:
+    """Of a converted model's layers, in words: ``prefill's add_217 (add, model.layers.0, modeling_llama.py:312)``."""
+    found = {}
+    for name, record in own_pass(item).items():
+        about = record.line.get("origin")
+        if isinstance(about, Mapping) and about.get("value"):
+            found[name] = f"{about.get('stage')}'s {about['value']}{origin_text(about)}"
+    return found
+
+
+def rounded_by_states(item: ItemRecords) -> dict[str, TensorError]:
+    """The error that rounding makes in the layers of an fp32 program that depend on its states, which Core ML keeps in float16: of the same
+    program without any rounding."""
+    own, exact = own_pass(item), item.passes.get("float64", {})
+    return {
+        name: error_of(exact[name], record)
+        for name, record in own.items()
+        if record.line.get("half") is True and name in exact and exact[name].line["n"] == record.line["n"]
+    }
 
 
 def error_of(reference: Record, candidate: Record) -> TensorError:
@@ -344,55 +361,3 @@ def move_of(probe: Mapping[str, Any]) -> float | None:
     """None for a probe that no model can have given: numbers of somebody's bundle."""
     moved, largest = (float(max(-1.0, min(probe[name], 1e300))) for name in ("moved", "largest"))
     return moved / largest if moved >= 0 and largest > 1e-30 else None
-
-
-def facts_of(depth: Depth) -> dict[str, Any]:
-    first, guilty = first_departing(depth.layers), first_guilty(depth.layers)
-    rows = [{**layer.to_json(), "growth": grown} for layer, grown in zip(depth.layers, growth(depth.layers), strict=True)]
-    return {
-        "items": depth.items,
-        "precision": depth.precision,
-        "limit": LIMIT,
-        "estimated_from_sketches": depth.estimated,
-        "first_departing": first.name if first else None,
-        "first_guilty": guilty.name if guilty else None,
-        "unaligned": [{"layer": layer.name, "reason": layer.reason} for layer in depth.layers if layer.error is None],
-        "layers": rows,
-    }
-
-
-def tables_of(depth: Depth) -> tuple[Table, ...]:
-    rows = []
-    for layer, grown in zip(depth.layers, growth(depth.layers), strict=True):
-        if layer.error is None:
-            continue
-        error = layer.error
-        bad = f"{error.non_finite_reference} / {error.non_finite_candidate}" if not error.finite else ""
-        rows.append(
-            [
-                layer.name,
-                error.snr_db,
-                error.cosine,
-                error.max_abs,
-                error.max_over_rms,
-                grown,
-                layer.times_own,
-                layer.made_times_own,
-                error.needed_tolerance,
-                bad,
-            ]
-        )
-    note = (
-        "Energies are estimated from sketches (± 4 %) where a side kept no values, and then there is no largest error, or a sample of them, "
-        "and then it is the sample's."
-        if depth.estimated
-        else None
-    )
-    tables = [Table("Layers, in order of execution", COLUMNS, rows, note)] if rows else []
-    unaligned = [[layer.name, layer.reason] for layer in depth.layers if layer.error is None]
-    unaligned += [
-        [layer.name, f"on some inputs: {layer.reason}"] for layer in depth.layers if layer.error is not None and layer.reason
-    ]
-    if unaligned:
-        tables.append(Table("Layers that could not be aligned", ("layer", "why"), unaligned))
-    return tuple(tables)

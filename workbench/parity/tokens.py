@@ -54,10 +54,11 @@ def tokens_rung(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> Rung
 
 
 def fix_for(reference: Side, candidate: Side) -> str | None:
-    """The two commands; None where a side is a server, which keeps what it thinks to itself. Quoted: the names are a bundle's."""
-    if {"server", "reference"} & {reference.manifest["evidence"], candidate.manifest["evidence"]}:
-        return None  # a program run by the reference executor generates nothing
+    """The two commands; None where a side is a server, which keeps what it thinks to itself, and for captures, which answer nothing.
+    Quoted: the names are a bundle's."""
     named = reference.manifest["task"]
+    if "server" in {reference.manifest["evidence"], candidate.manifest["evidence"]} or named["name"] == CAPTURE:
+        return None
     task = named.get("path") or named["name"]
     first, second = (
         shlex.join([task, "--model", side.text, "--record", "tokens", *follow])

@@ -159,7 +159,8 @@ class Depth:
         """The layer with the largest error in units of torch's own; without that, the one with the lowest signal to noise."""
         rated = [row for row in self.compared if row.get("times_own") is not None]
         if rated:
-            row = max(rated, key=lambda each: each["times_own"])
+            # Where there are others: a layer that float16 states round is not measured in torch's own error.
+            row = max(rated, key=lambda each: (not each.get("of_float16_states"), each["times_own"]))
             return f"{times_text(row['times_own'])} torch's own, {bounded(row['layer'], NAME)}"
         known = [row for row in self.compared if row.get("snr_db") is not None]
         if not known:
@@ -182,6 +183,13 @@ class Depth:
             else "from the values"
         )
         found.append(("errors", values))
+        if self.facts.get("of_program"):
+            found.append(
+                ("yardstick", "what rounding makes of the converted program: torch's own error in this precision is not recorded")
+            )
+        half = sum(bool(row.get("of_float16_states")) for row in self.rows)
+        if half:
+            found.append(("float16 states", f"{half:,} layers depend on them and are judged by what those make of the program"))
         moved = self.facts.get("causality")
         if not moved:
             return [*found, ("causality", "not probed on both sides")]

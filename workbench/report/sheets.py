@@ -1,6 +1,6 @@
 """The report's numbers and items as CSV files, for a spreadsheet or a data frame.
 
-    write_sheets(folder, sides, comparisons)      # scores.csv strata.csv items.csv rungs.csv timings.csv, of captures rungs.csv layers.csv
+    write_sheets(folder, sides, comparisons)      # scores.csv sizes.csv strata.csv items.csv rungs.csv timings.csv, of captures rungs.csv layers.csv
 
 Text that a spreadsheet would take for a formula begins with an apostrophe, and a cell holds at most 32,000 characters and then says
 how many there are (``workbench.report.text.csv_cell``). UTF-8 with a byte order mark, which Excel needs.
@@ -20,11 +20,13 @@ from workbench.parity.word_errors import KINDS, WordDifference, counts_words
 from workbench.report.items import Entry, entries, prompt_of
 from workbench.report.layers import LAYER_COLUMNS, Depth, facts_of
 from workbench.report.scores import score_rows
+from workbench.report.sizes import COLUMNS as SIZES
+from workbench.report.sizes import size_blocks, size_lines
 from workbench.report.speech import compared_with_nothing, of_speech, speech_rows
 from workbench.report.text import csv_cell
 from workbench.report.timings import timing_blocks
 
-SHEETS = ("scores.csv", "strata.csv", "items.csv", "rungs.csv", "layers.csv", "timings.csv")
+SHEETS = ("scores.csv", "sizes.csv", "strata.csv", "items.csv", "rungs.csv", "layers.csv", "timings.csv")
 
 
 def names(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> list[str]:
@@ -32,6 +34,8 @@ def names(sides: Sequence[Side], comparisons: Sequence[Comparison]) -> list[str]
     found = set(SHEETS) if any(side.runs for side in sides) else {"rungs.csv", "layers.csv"}
     if not any(Depth.of(each) for each in comparisons):
         found -= {"layers.csv"}
+    if not size_blocks(sides, comparisons):
+        found -= {"sizes.csv"}
     return [name for name in SHEETS if name in found]
 
 
@@ -40,6 +44,7 @@ def write_sheets(folder: Path, sides: Sequence[Side], comparisons: Sequence[Comp
     spoken = of_speech(sides, comparisons)
     contents = {
         "scores.csv": ((*SCORES, *SPEECH_SCORES) if spoken else SCORES, score_lines(sides)),
+        "sizes.csv": (SIZES, size_lines(sides, comparisons)),
         "strata.csv": ((*STRATA, *SPEECH_STRATA) if spoken else STRATA, strata_lines(comparisons, spoken)),
         "items.csv": ((*ITEMS, *SPEECH_ITEMS) if spoken else ITEMS, item_lines(sides, comparisons, spoken)),
         "rungs.csv": (RUNGS, rung_lines(comparisons)),

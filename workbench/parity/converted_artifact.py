@@ -1,0 +1,284 @@
+"""Rung 1 of a converted model: which weights of its programs are those of the other side, which were compressed, skipped, or are others.
+
+    told = compare_converted(reference_artifact, candidate_artifact)
+    told.words      # ["130 of 161 weights are the same values", "28 are compressed (int8, a scale per channel; largest error 0.9 % in ...)", ...]
+
+Pure functions of two ``artifact.json``. What the conversion recorded (the error against torch's value, why a weight was skipped) is believed
+only where the hashes cannot settle it: a compressed value has another hash by right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.parity.comparison import Table
+
+Tensor = Mapping[str, Any]
+ROUNDED = 1e-3
+"""Relative L2 that rounding to float16 makes at most: half a unit roundoff (2**-11) is 5e-4; below its normal numbers a little more."""
+NAMED = 3
+SHOWN = 60
+SAME = frozenset({"same values", "added by the converter"})
+PLAIN = ("none", "cast", None)
+FLOATS = {"F16": "float16", "F32": "float32", "BF16": "bfloat16", "F64": "float64"}
+HALVES = ("F16", "BF16")
+ASKED = {"fp32": "F32", "fp16": "F16"}
+"""A recipe's precision as weights name theirs."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight of the converted side, and what it was found to be. ``twin``: its name on the other side."""
+
+    name: str
+    kind: str
+    tensor: Tensor
+    twin: str | None = None
+
+    @property
+    def error(self) -> float | None:
+        return self.tensor.get("error")
+
+    @property
+    def where(self) -> str:
+        """``lm_head.weight (linear, model.lm_head, modeling_llava.py:210)``."""
+        return f"{self.name}{origin_text(self.tensor)}"
+
+
+@dataclass
+class Told:
+    """``words``: what there is to say; ``broken``: is any of it a difference? ``facts`` for the report."""
+
+    words: list[str]
+    broken: bool
+    tables: tuple[Table, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def is_converted(held: Mapping[str, Any] | None) -> bool:
+    return bool(held and isinstance(held.get("converted"), Mapping))
+
+
+def origin_text(found: Mapping[str, Any]) -> str:
+    parts = [str(found[name]) for name in ("op", "module", "line") if found.get(name)]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def compare_converted(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Told:
+    """Of two converted sides the candidate's weights are told; of one, that one's, whichever side it is."""
+    swapped = not is_converted(candidate)
+    mine, theirs = (reference, candidate) if swapped else (candidate, reference)
+    other = theirs["tensors"]
+    asked = (mine["converted"].get("recipe") or {}).get("precision")
+    weights = [judged(name, tensor, other, str(asked)) for name, tensor in mine["tensors"].items()]
+    paired = {weight.twin for weight in weights}
+    known = {content(tensor) for name, tensor in other.items() if name in paired}
+    # A tied weight lies twice in a checkpoint, or in two programs of a converted model.
+    left = [name for name, tensor in other.items() if name not in paired and content(tensor) not in known]
+    groups: dict[str, list[Weight]] = {}
+    for weight in weights:
+        groups.setdefault(weight.kind, []).append(weight)
+    words, broken = told_precision(mine["converted"], groups)
+    words += told_groups(groups, len(weights))
+    broken = broken or any(kind not in (*SAME, "of no single weight") for kind in groups)
+    words += told_left(left, swapped)
+    return Told(words, broken, tables_of(weights, left, other), facts_of(mine, weights, groups, left))
+
+
+def judged(name: str, tensor: Tensor, other: Mapping[str, Tensor], asked: str) -> Weight:
+    """What one weight is. ``asked``: the precision of the recipe."""
+    twin = next((each for each in (name, tensor.get("of")) if each in other), None) or by_content(tensor, other)
+    if twin is None:
+        return Weight(
+            name, "added by the converter" if tensor.get("how") == "added by the converter" else "of no single weight", tensor
+        )
+    return Weight(name, kind_of(tensor, other[twin], asked), tensor, twin)
+
+
+def kind_of(tensor: Tensor, known: Tensor, asked: str) -> str:
+    compressed = tensor.get("kind") not in PLAIN
+    if compressed and known.get("kind") == tensor.get("kind") and known["hash"] == tensor["hash"]:
+        return "same values"
+    if compressed:
+        return "compressed"
+    if same_values(tensor, known):
+        return "same values"
+    if tensor["dtype"] == "F16" and rounded(tensor, known):
+        return "rounded to float16" if asked != "fp32" else "float16, not asked for"
+    if tensor.get("turned") and tensor["turned"] in (known["hash"], known.get("half"), known.get("single")):
+        return "transposed"
+    return "other values"
+
+
+def same_values(tensor: Tensor, known: Tensor) -> bool:
+    alike = without_ones(tensor) == without_ones(known)
+    if tensor["hash"] == known["hash"] and tensor["dtype"] == known["dtype"]:
+        return alike
+    if tensor["dtype"] == "F32" and known["dtype"] in HALVES and "single" in known:
+        return alike and known["single"] == tensor["hash"]
+    # Beyond the sizes that are hashed whole, and in another layout than the checkpoint's, only the conversion could tell.
+    unknown = tensor.get("sampled") or known.get("sampled") or not alike or known["dtype"] in HALVES
+    return bool(unknown and tensor.get("error") == 0)
+
+
+def without_ones(tensor: Tensor) -> list[int]:
+    return [size for size in tensor["shape"] if size != 1]
+
+
+def rounded(tensor: Tensor, known: Tensor) -> bool:
+    if tensor["hash"] in (known.get("half"), known["hash"]):
+        return True
+    error = tensor.get("error")
+    return bool("half" not in known and error is not None and error <= ROUNDED)
+
+
+def by_content(tensor: Tensor, other: Mapping[str, Tensor]) -> str | None:
+    """Of a weight without a name in the checkpoint, one of the same values, in float16 their rounding."""
+    for name, known in other.items():
+        same = tensor["hash"] == known["hash"] and tensor["dtype"] == known["dtype"]
+        rounding = tensor["dtype"] == "F16" and tensor["hash"] == known.get("half")
+        if (same or rounding) and without_ones(tensor) == without_ones(known):
+            return name
+    return None
+
+
+def content(tensor: Tensor) -> tuple[Any, ...]:
+    return (tensor["hash"], tensor["dtype"], *tensor["shape"])
+
+
+def told_precision(converted: Mapping[str, Any], groups: Mapping[str, Sequence[Weight]]) -> tuple[list[str], bool]:
+    """(what computes or is stored in a float type that was not asked for, is there any?)"""
+    asked = (converted.get("recipe") or {}).get("precision")
+    found = [(name, each) for name, stage in (converted.get("stages") or {}).items() for each in stage.get("other") or ()]
+    count = sum(stage.get("others") or 0 for stage in (converted.get("stages") or {}).values())
+    stored = groups.get("float16, not asked for", [])
+    parts = []
+    if count:
+        first = f": the first is {found[0][1]['value']} of {found[0][0]}{origin_text(found[0][1])}" if found else ""
+        parts.append(f"{count:,} {'op computes' if count == 1 else 'ops compute'} in {float_name(found)}{first}")
+    if stored:
+        parts.append(f"{len(stored):,} {'weight is' if len(stored) == 1 else 'weights are'} stored in float16: {named(stored)}")
+    return ([f"{FLOATS.get(ASKED.get(str(asked), ''), asked)} was asked for, and {' and '.join(parts)}"] if parts else []), bool(
+        parts
+    )
+
+
+def float_name(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    kinds = {str(each.get("dtype")) for _, each in found} or {"another type"}
+    return " and ".join(sorted({"fp16": "float16", "fp32": "float32"}.get(kind, kind) for kind in kinds))
+
+
+def told_groups(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]:
+    words = []
+    for kind, sentence in (
+        ("transposed", "stored transposed, which its op does not undo"),
+        ("other values", "of other values"),
+    ):
+        if kind in groups:
+            many = groups[kind]
+            words.append(
+                f"{len(many):,} of {total:,} weights {'is' if len(many) == 1 else 'are'} {sentence}: {named(many, error_words)}"
+            )
+    words += told_compressed(groups, total)
+    same = len(groups.get("same values", ()))
+    if same:
+        words.append(f"{same:,} of {total:,} weights {'has' if same == 1 else 'have'} the same values")
+    if half := groups.get("rounded to float16"):
+        words.append(f"{len(half):,} {'is' if len(half) == 1 else 'are'} stored in float16, as asked")
+    if added := groups.get("added by the converter"):
+        words.append(f"{len(added):,} {'is' if len(added) == 1 else 'are'} the converter's own, of one number each")
+    if unpaired := groups.get("of no single weight"):
+        words.append(f"{len(unpaired):,} {'constant is' if len(unpaired) == 1 else 'constants are'} of no single weight and listed")
+    return words
+
+
+def told_compressed(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]:
+    words = []
+    done = groups.get("compressed", ())
+    ways = dict.fromkeys(str(weight.tensor.get("compression") or weight.tensor.get("kind")) for weight in done)
+    for way in ways:
+        mine = [weight for weight in done if str(weight.tensor.get("compression") or weight.tensor.get("kind")) == way]
+        known = [weight for weight in mine if weight.error is not None]
+        worst = max(known, key=lambda weight: weight.error or 0.0, default=None)
+        largest = f"; largest error {100 * (worst.error or 0.0):.2g} %, in {worst.name}" if worst else ""
+        words.append(f"{len(mine):,} of {total:,} weights {'is' if len(mine) == 1 else 'are'} compressed ({way}{largest})")
+    skipped = [weight for weight in (each for many in groups.values() for each in many) if is_skipped(weight)]
+    if skipped:
+        reasons = dict.fromkeys(str(weight.tensor["why_not"]) for weight in skipped)
+        words.append(
+            f"{len(skipped):,} {'was' if len(skipped) == 1 else 'were'} to be compressed and {'was' if len(skipped) == 1 else 'were'} not: {named(skipped)} ({'; '.join(list(reasons)[:NAMED])})"
+        )
+    return words
+
+
+def is_skipped(weight: Weight) -> bool:
+    """Was compression asked for and left out? Vectors and the converter's own constants are never compressed, and say nothing."""
+    asked = bool(weight.tensor.get("why_not")) and weight.tensor.get("kind") in PLAIN
+    return asked and len(without_ones(weight.tensor)) > 1 and weight.twin is not None
+
+
+def told_left(left: Sequence[str], swapped: bool) -> list[str]:
+    if not left:
+        return []
+    shown = ", ".join(left[:NAMED]) + (" and more" if len(left) > NAMED else "")
+    one = len(left) == 1
+    return [
+        f"{len(left):,} {'weight' if one else 'weights'} of the {'candidate' if swapped else 'reference'} {'is' if one else 'are'} in no program: {shown}"
+    ]
+
+
+def named(weights: Sequence[Weight], more: Callable[[Weight], str] = lambda weight: "") -> str:
+    shown = ", ".join(f"{weight.where}{more(weight)}" for weight in weights[:NAMED])
+    return shown + (f" and {len(weights) - NAMED:,} more" if len(weights) > NAMED else "")
+
+
+def error_words(weight: Weight) -> str:
+    return "" if weight.error is None else f", {100 * weight.error:.2g} % away"
+
+
+def tables_of(weights: Sequence[Weight], left: Sequence[str], other: Mapping[str, Tensor]) -> tuple[Table, ...]:
+    order = (
+        "transposed",
+        "other values",
+        "float16, not asked for",
+        "compressed",
+        "of no single weight",
+        "rounded to float16",
+        "added by the converter",
+        "same values",
+    )
+    rows = [
+        [
+            weight.name,
+            weight.kind if not is_skipped(weight) else f"{weight.kind}, not compressed",
+            "×".join(map(str, weight.tensor["shape"])),
+            weight.tensor.get("compression") or FLOATS.get(weight.tensor["dtype"], weight.tensor["dtype"]),
+            None if weight.error is None else 100 * weight.error,
+            weight.tensor.get("stored_bytes"),
+            weight.tensor.get("dense_bytes"),
+            weight.tensor.get("why_not"),
+            ", ".join(map(str, weight.tensor.get("stages") or ())),
+        ]
+        for weight in sorted(weights, key=lambda each: (not is_skipped(each), order.index(each.kind)))
+    ]
+    rows += [[name, "in no program", "×".join(map(str, other[name]["shape"])), None, None, None, None, None, ""] for name in left]
+    note = f"{len(rows) - SHOWN:,} more are not shown; artifact.json lists all" if len(rows) > SHOWN else None
+    columns = ("weight", "what", "shape", "stored as", "error (%)", "stored bytes", "dense bytes", "why not compressed", "stages")
+    return (Table("Weights of the converted model", columns, rows[:SHOWN], note),)
+
+
+def facts_of(
+    mine: Mapping[str, Any], weights: Sequence[Weight], groups: Mapping[str, Sequence[Weight]], left: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "recipe": mine["converted"].get("label"),
+        "weights_compared": len(weights),
+        "weights_by_kind": {kind: len(many) for kind, many in groups.items()},
+        "compressed": len(groups.get("compressed", ())),
+        "asked_not_compressed": [weight.name for weight in weights if is_skipped(weight)],
+        "stored_bytes": sum(weight.tensor.get("stored_bytes") or 0 for weight in weights),
+        "dense_bytes": sum(weight.tensor.get("dense_bytes") or 0 for weight in weights),
+        "in_no_program": list(left),
+    }
