@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_EXTRAS ?= torch,mlx,speech
+RUN_EXTRAS ?= torch,mlx,coreml,speech
 TEST_EXTRAS ?= linux,dev
 ifeq ($(shell uname -s),Darwin)
 TEST_EXTRAS := mac,dev
@@ -22,12 +22,13 @@ endif
 endif
 endif
 
-.PHONY: help demo demo-full test bench train train-speech clean
+.PHONY: help demo demo-full test test-mac bench train train-speech clean
 
 help:
-	@echo "make demo          set up .venv, run the suites 'demo' and 'stt' on PyTorch and MLX, compare them, write a report"
-	@echo "make demo-full     the same with every utterance, and the recogniser in 8 and 4 bits"
+	@echo "make demo          set up .venv, run the suites 'demo' and 'stt' on PyTorch, MLX and Core ML, compare them, write a report"
+	@echo "make demo-full     the same with every item on all of them, and with every compression"
 	@echo "make test          set up .venv, run the test suite"
+	@echo "make test-mac      on a Mac: Core ML's contract tests with every compute unit; elsewhere: the list of them"
 	@echo "make bench         set up .venv, run the benchmarks (interleaved, medians)"
 	@echo "make train         train the bundled vision-language model anew (hours on a CPU)"
 	@echo "make train-speech  train the bundled recogniser anew (hours on a CPU; needs espeak-ng and flite)"
@@ -49,7 +50,13 @@ $(VENV)/.ready-test: pyproject.toml | $(BIN)/python
 DEMO_MODELS := --model demo:vlm@torch --model demo:vlm@mlx --model 'demo:vlm@torch?dtype=bfloat16'
 SPEECH_MODELS := --model demo:stt@torch --model demo:stt@mlx --model 'demo:stt@torch?dtype=float16'
 MORE_SPEECH_MODELS := --model 'demo:stt@mlx?bits=8' --model 'demo:stt@mlx?bits=4'
-SPEECH_ITEMS ?= --limit 140
+SPEECH_ITEMS ?= --subset 140
+# On a Mac these run on the device, elsewhere on the reference executor, whose answers have no timing.
+COREML := --model demo:vlm@coreml --model 'demo:vlm@coreml?precision=fp16&quantize=int8'
+SPEECH_COREML := --model demo:stt@coreml --model 'demo:stt@coreml?precision=fp16&quantize=int8'
+COREML_ITEMS ?= --subset 50
+COMPRESSIONS := int8 int4-block32 palette4 palette6 prune50
+every = --model demo:$(1)@coreml --model 'demo:$(1)@coreml?precision=fp16' $(foreach each,$(COMPRESSIONS),--model 'demo:$(1)@coreml?precision=fp16&quantize=$(each)')
 DEMO_RECORD := --record media --record tokens
 DEMO ?= reports/demo
 DEMO_REFERENCES := --reference demo:vlm@torch --reference demo:stt@torch
@@ -57,23 +64,36 @@ DEMO_REFERENCES := --reference demo:vlm@torch --reference demo:stt@torch
 demo: $(VENV)/.ready-run
 	$(BIN)/workbench eval demo $(DEMO_MODELS) $(DEMO_RECORD) --follow demo:vlm@torch --runs $(DEMO)
 	$(BIN)/workbench eval stt $(SPEECH_MODELS) $(SPEECH_ITEMS) $(DEMO_RECORD) --follow demo:stt@torch --runs $(DEMO)
-	$(BIN)/workbench capture demo:vlm@torch --inputs demo --limit 2 --also auto --also bfloat16 --keep --runs $(DEMO)
+	$(BIN)/workbench eval demo $(COREML) $(COREML_ITEMS) --record tokens --follow demo:vlm@torch --runs $(DEMO)
+	$(BIN)/workbench eval stt $(SPEECH_COREML) $(SPEECH_ITEMS) --record tokens --follow demo:stt@torch --runs $(DEMO)
+	$(BIN)/workbench capture demo:vlm@torch --inputs demo --limit 2 --also auto --also bfloat16 --also float16 --keep --runs $(DEMO)
 	$(BIN)/workbench capture demo:vlm@mlx --inputs demo --limit 2 --keep --runs $(DEMO)
 	$(BIN)/workbench capture 'demo:vlm@torch?dtype=bfloat16' --inputs demo --limit 2 --keep --runs $(DEMO)
 	$(BIN)/workbench capture demo:stt@torch --inputs stt --limit 2 --also auto --also float16 --keep --runs $(DEMO)
 	$(BIN)/workbench capture demo:stt@mlx --inputs stt --limit 2 --keep --runs $(DEMO)
 	$(BIN)/workbench capture 'demo:stt@torch?dtype=float16' --inputs stt --limit 2 --keep --runs $(DEMO)
+	$(BIN)/workbench capture demo:vlm@coreml --inputs demo --limit 2 --keep --runs $(DEMO)
+	$(BIN)/workbench capture demo:stt@coreml --inputs stt --limit 2 --keep --runs $(DEMO)
 	code=0; $(BIN)/workbench parity $(DEMO) $(DEMO_REFERENCES) || code=$$?; \
 	$(BIN)/workbench report $(DEMO) $(DEMO_REFERENCES) --out $(DEMO)-report; \
 	echo "next: $(BIN)/workbench view $(DEMO)-report"; exit $$code
 
-# Every utterance, and the recogniser in 8 and 4 bits.
+# Every item on every runtime, and every compression.
 demo-full:
-	$(MAKE) demo DEMO=reports/demo-full SPEECH_ITEMS= SPEECH_MODELS="$(SPEECH_MODELS) $(MORE_SPEECH_MODELS)"
+	$(MAKE) demo DEMO=reports/demo-full SPEECH_ITEMS= COREML_ITEMS= SPEECH_MODELS="$(SPEECH_MODELS) $(MORE_SPEECH_MODELS)" \
+		COREML="$(call every,vlm)" SPEECH_COREML="$(call every,stt)"
 
 # A process for each core, and files whole (tests/conftest.py); PYTEST_FLAGS come last, so that -n 0 or a path of yours wins.
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+
+ifeq ($(shell uname -s),Darwin)
+test-mac: $(VENV)/.ready-test
+	$(BIN)/python -m tests.mac.run $(MAC_FLAGS)
+else
+test-mac:
+	$(PYTHON) -m tests.mac.run
+endif
 
 bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.run
