@@ -7,6 +7,8 @@ Every error carries the exit code that the command line ends with::
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_OK = 0
 EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
@@ -58,6 +60,10 @@ class RuntimeMissing(WorkbenchError):
     """The runtime asked for is not installed here or cannot run on this machine."""
 
     exit_code = EXIT_NO_RUNTIME
+
+    def record(self) -> dict[str, Any]:
+        """What a bundle keeps of it."""
+        return {"what": self.what, "why": self.why}
 
 
 class ItemError(WorkbenchError):

@@ -20,7 +20,7 @@ from workbench.cli import kit_plan, kit_steps
 from workbench.cli.kit_plan import Here, PlannedStep, plan
 from workbench.cli.main import main
 from workbench.errors import BundleError, UsageError
-from workbench.run import archive
+from workbench.run import archive, kit
 from workbench.run.bundle import Run
 from workbench.run.scrub import Private
 
@@ -119,6 +119,14 @@ ENDS = {
     ),
     "raise SystemExit('no such thing')": ("failed", 1, None, (), ("no such thing",)),
     "raise SystemExit(3)": ("not here", 3, None, (), ()),
+    "import sys; sys.stderr.write('workbench: Core ML with units=ALL ended its process by signal SIGABRT during load\\n'); sys.exit(3)": (
+        *("aborted", 3, "SIGABRT", ()),
+        ("workbench: Core ML with units=ALL ended its process by signal SIGABRT during load",),
+    ),
+    "import sys; sys.stderr.write('workbench: Core ML with units=ALL did not come back from load\\n'); sys.exit(3)": (
+        *("failed", 3, None, ()),
+        ("workbench: Core ML with units=ALL did not come back from load",),
+    ),
     "print('hello')": ("failed", 0, None, (), ("its output is no JSON of an evaluation or a capture",)),
 }
 
@@ -286,6 +294,15 @@ def test_a_run_that_names_a_place_on_this_machine_stays_here(here, capsys, tmp_p
     assert main(["kit", "--only", "coreml", "--skip", "capture,stt,mlx", "--out", "b.zip"]) == 6
     assert f"left out of the zip: {leaking.name}: events.jsonl names a place" in capsys.readouterr().out
     assert leaking.name not in {run.name for run in Run.open("b.zip")} and archive.read_kit(Path("b.zip")).runs
+
+
+def test_the_folder_of_the_runs_is_a_place_on_this_machine_too(here, tmp_path, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("usb stick") / "runs"
+    (elsewhere / "a").mkdir(parents=True)
+    (elsewhere / "a" / "events.jsonl").write_text(json.dumps({"event": "x", "why": f"{elsewhere}/m.mlpackage"}) + "\n")
+    (elsewhere / "a" / "manifest.json").write_text(json.dumps({"schema": 2, "status": "complete"}))
+    made = kit.Kit("0.1.0", {"vlm": 1}, {}, {}, (kit.Step("a", "eval", "m", "c", "complete", 0, runs=("a",)),))
+    assert "events.jsonl names a place" in verb.pack_kit(made, [Run(elsewhere / "a")], tmp_path / "k.zip")["a"]
 
 
 def test_eval_and_capture_understand_a_step_and_say_where_its_bundles_are(tmp_path, monkeypatch, capsys):

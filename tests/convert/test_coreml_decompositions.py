@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from tests.convert.coreml_models import memory
+from tests.convert.small_modules import small
+from workbench.convert.coreml import exporting
+from workbench.convert.coreml.build import build
 from workbench.convert.coreml.check import check_stage, differences, example_feeds
 from workbench.convert.coreml.programs import convert_stage
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.coreml.saving import save_package
+from workbench.convert.coreml.subject import subject_of
+from workbench.convert.reload import DifferentModel
 from workbench.convert.stages import stages_of_module
 
 torch = pytest.importorskip("torch")
@@ -42,3 +48,38 @@ def test_ops_that_coremltools_gets_wrong(tmp_path):
     assert differences("main", seen) == []
     modes = [op.inputs["mode"].val for op in found.mlmodel._mil_program.functions["main"].operations if op.op_type == "gelu"]
     assert modes == ["EXACT", "TANH_APPROXIMATION"], "of a GELU stays one op"
+
+
+GELU = """
+
+class Gelu(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+def gelu():
+    return Gelu(), {"x": torch.linspace(-3, 3, 64)}
+"""
+
+
+def test_a_wrong_op_that_rounding_to_fp16_would_hide_is_found(tmp_path, monkeypatch):
+    subject = subject_of(small(tmp_path, GELU).replace(":make", ":gelu"))
+    monkeypatch.setattr(exporting, "decompositions", dict)
+    half = build(subject, tmp_path / "unchecked", Recipe(precision="fp16"), check=False).artifact.stages["main"].path
+    stages = subject.stages(Recipe())
+    assert check_stage(stages["main"], half, None, example_feeds(stages)["main"], Recipe(precision="fp16"))["same"]
+    with pytest.raises(DifferentModel, match="in fp32 too, to tell rounding from other ops"):
+        build(subject, tmp_path / "checked", Recipe(precision="fp16"))
+    assert not (tmp_path / "checked").exists()
+
+
+def test_states_of_half_precision_excuse_no_wrong_op(tmp_path):
+    stage = memory()
+    package = save_package(convert_stage(stage, Recipe()).mlmodel, tmp_path / "step.mlpackage")
+    torch.manual_seed(4)
+    feed = {name: torch.randn(4, 32).numpy().astype(kind) for name, kind in (("x", "f4"), ("sums", "f2"), ("last", "f2"))}
+    assert check_stage(stage, package, None, [feed], Recipe())["same"]
+    with torch.no_grad():
+        stage.module.mix.weight *= 1.01
+    seen = check_stage(stage, package, None, [feed], Recipe())
+    assert not seen["outputs"]["y"]["same"] and seen["outputs"]["sums"]["same"]

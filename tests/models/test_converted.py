@@ -181,6 +181,7 @@ def test_an_interrupted_conversion_is_no_model(folder):
         ),
         (lambda manifest: manifest["stages"]["step"].update(layers={"a": None}), "a name is None"),
         (lambda manifest: manifest.update(stages=[1]), "AttributeError"),
+        (lambda manifest: manifest["recipe"].update(keep_fp32=1), "not iterable"),
         (lambda manifest: manifest["packages"].update({"../up.mlpackage": {}}), "no file of its folder"),
         (lambda manifest: manifest["packages"].update({"/etc": {}}), "no file of its folder"),
         (lambda manifest: manifest["files"].update({"C:\\x.json": {}}), "no file of its folder"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy
 import pytest
 
-from workbench.errors import ModelError, UsageError
+from workbench.errors import ModelError, RuntimeMissing, UsageError
 from workbench.models import options
 from workbench.models.loading import open_vision_language
 from workbench.models.processors import Prepared
@@ -20,7 +20,8 @@ torch = pytest.importorskip("torch", reason="needs torch (pip install 'parity-wo
 
 from tests.models.staged_programs import TorchStages, manifest_of, opened, write_artifact  # noqa: E402
 from workbench.convert.stages import stages_of  # noqa: E402
-from workbench.models.program_stages import check, open_stages  # noqa: E402
+from workbench.models.converted import Feature  # noqa: E402
+from workbench.models.program_stages import CACHE_SIZES, check, open_stages  # noqa: E402
 from workbench.models.vlm_program import ProgramVisionLanguage  # noqa: E402
 
 SHORT = Generation(max_tokens=12)
@@ -118,6 +119,17 @@ def test_a_program_that_fails_is_that_items_error(fresh, ask):
     assert second.finish != "error"
 
 
+def test_a_runtime_that_ended_is_no_items_error(fresh, ask):
+    model = fresh()
+
+    def gone(*_, **__):
+        raise RuntimeMissing("Core ML with units=ALL ended its process by signal SIGABRT during predict")
+
+    model._generate = gone
+    with pytest.raises(RuntimeMissing, match="SIGABRT"):
+        model.answer([ask("Hi"), ask("Hi")], SHORT)
+
+
 def test_pictures_of_another_size_and_missing_ones_are_named(model, ask, image):
     prepared = model.prepare(ask("What is this?", image(seed=1)))
     small = Prepared({**prepared.arrays, "pixel_values": prepared.arrays["pixel_values"][..., :16]}, "x", 1)
@@ -167,6 +179,12 @@ def test_a_folder_that_lacks_something_is_refused_before_it_runs(tiny):
     assert "the stage step" in said(stage=stages.__getitem__) and "'mask'" in said(stage=stages.__getitem__)
     stages["step"] = replace(step, states=())
     assert "has no 'keys'" in said(stage=stages.__getitem__)
+    held = tuple(Feature(name, "fp16", tuple(cut.sizes[size] for size in CACHE_SIZES)) for name in ("keys", "values"))
+    stages["step"] = replace(step, states=held)
+    whole = manifest_of(tiny, cut, True)
+    whole.stage = stages.__getitem__
+    check(whole, "coreml", "vision-language")
+    assert "keys of the stage step is" in said(stage=stages.__getitem__, sizes={**cut.sizes, "layers": 9})
 
 
 def test_programs_are_closed_when_a_later_one_cannot_be_opened(tiny):
@@ -198,6 +216,7 @@ def test_options_of_a_conversion_are_known_and_typed():
     assert (found["context"], found["quantize"], found["precision"], found["image_position"]) == (512, "int8", "fp32", "first")
     for given, words in (
         ({"dtype": "float16"}, "try: ?precision=fp16"),
+        ({"target": "ios18"}, "try: ?target=iOS18"),
         ({"quantize": "int3"}, "int4-block32"),
         ({"units": "GPU"}, "CPU_AND_GPU"),
     ):

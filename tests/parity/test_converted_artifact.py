@@ -46,8 +46,10 @@ def test_the_same_values_under_the_checkpoints_names(tmp_path):
     own = stored(np.zeros(32, np.float32), None, how="added by the converter")
     folded = stored(A * B, None, how="folded", error=None)
     rung = rung_of(tmp_path, {NAMES[0]: stored(A, NAMES[0]), NAMES[1]: stored(B, NAMES[1]), "step/b": own, "step/f": folded})
-    assert rung.status == "same" and rung.finding.startswith("2 of 4 weights have the same values; 1 is the converter's own")
-    assert "1 constant is of no single weight and listed" in rung.finding
+    assert rung.status == "same" and rung.finding.startswith(
+        "2 of 4 weights have the same values; 1 constant is the converter's own"
+    )
+    assert "1 constant stems from no single weight and is listed" in rung.finding
     assert rung.facts["weights_by_kind"]["same values"] == 2 and rung.facts["asked_not_compressed"] == []
 
 
@@ -68,10 +70,27 @@ def test_compression_names_how_how_far_and_what_was_left_out(tmp_path):
     )
 
 
+def test_what_is_stored_otherwise_and_larger_for_it_is_not_compressed(tmp_path):
+    """A pruned weight of which every value was kept, as coremltools alone makes of a large one; and a constant computed from several."""
+    kept = stored(A.astype(np.float16), NAMES[0], "F16", kind="sparse", compression="100.0 % of the values, the others 0")
+    kept |= {"asked": "prune50", "stored_bytes": 2200, "dense_bytes": 2048, "error": 2e-4}
+    odd = stored(A * B, None, how="computed", asked="prune50", why_not="no reason", error=1e-4)
+    rung = rung_of(tmp_path, {NAMES[0]: kept, NAMES[1]: stored(B, NAMES[1]), "step/odd": odd}, precision="fp16", quantize="prune50")
+    assert "compressed (" not in rung.finding and "1 weight is stored in float16, as asked" in rung.finding
+    assert f"2 were to be compressed and were not: {NAMES[0]} (linear" in rung.finding and "larger for it)" in rung.finding
+    assert rung.facts["asked_not_compressed"] == [NAMES[0], "step/odd"]
+
+
+def test_a_constant_that_is_computed_otherwise_than_by_torch_has_other_values(tmp_path):
+    wrong = stored(A * B, None, how="computed", error=0.3)
+    rung = rung_of(tmp_path, {NAMES[0]: stored(A, NAMES[0]), NAMES[1]: stored(B, NAMES[1]), "step/c": wrong})
+    assert rung.status == "different" and "1 of 3 weights is of other values: step/c (linear" in rung.finding
+
+
 def test_float16_is_the_rounding_of_the_same_values_or_it_is_not(tmp_path):
     half = {name: stored(each.astype(np.float16), name, "F16") for name, each in zip(NAMES, (A, B), strict=True)}
     asked = rung_of(tmp_path / "asked", half, precision="fp16")
-    assert asked.status == "different" and "2 are stored in float16, as asked" in asked.finding
+    assert asked.status == "different" and "2 weights are stored in float16, as asked" in asked.finding
     op = {"value": "linear_3", "op": "linear", "dtype": "fp16", "module": "layers.0.q_proj", "line": "model.py:7"}
     rung = rung_of(tmp_path / "not", half, others=24, other=[op])
     assert rung.finding.startswith(

@@ -38,6 +38,8 @@ def runs(tmp_path):
         ("results.json", "performance.load_seconds", float("inf"), "performance.load_seconds is no finite number"),
         ("artifact.json", "tensors.w.shape", None, "tensors.w.shape is no list"),
         ("artifact.json", "tensors.w.rms", "1", "tensors.w.rms is no finite number"),
+        ("artifact.json", "bytes", 10**400, "bytes is too large"),
+        ("artifact.json", "bytes", 1.7e308, "bytes is too large"),
         ("events.jsonl", "model", "demo", "0.model is no mapping"),
         ("samples.jsonl", "score.value", "1", "line 1: score.value"),
         ("samples.jsonl", "score.value", float("nan"), "line 1: score.value"),

@@ -104,7 +104,9 @@ def test_reference_evidence_has_no_times(tmp_path):
     runs = [make_run(tmp_path, name, [line("1", 1.0)], evidence="reference") for name in ("torch:a", "onnx:a")]
     assert wb.compare(*runs).rung(6).status == "not run"
     mixed = wb.compare(runs[0], make_run(tmp_path, "mlx:a", [line("1", 1.0)])).rung(6)
-    assert mixed.finding.startswith("Median item no timing and 10.0 ms") and mixed.facts["tasks"]["made"][0].keys() == {"size"}
+    assert mixed.finding.startswith("Median item 10.0 ms for the candidate (host evidence on ")
+    assert mixed.finding.endswith("The reference ran on a reference executor, which has no timing.") and "speed-up" not in mixed.finding
+    assert mixed.facts["tasks"]["made"][0].keys() == {"size"}
 
 
 def test_free_running_divergence_is_information(tmp_path):

@@ -1,6 +1,7 @@
 """Size on disk against score: every model in the picture and the table, both families, and no foreign text but escaped."""
 
 import csv
+import json
 import re
 from xml.etree import ElementTree
 
@@ -63,6 +64,17 @@ def test_reference_evidence_has_no_timing_and_all_other_parts(made):
     page = (made[2] / "index.html").read_text()
     assert page.count("no timing: a reference executor says nothing about speed") == 5
     assert "it settles fidelity and has no timing" in page and "evidence" in page
+
+
+def test_memory_of_reference_evidence_is_nowhere_whatever_the_bundle_says(tmp_path):
+    folder = make_run(tmp_path, "coreml:a", [make_line(str(number)) for number in range(4)], evidence="reference")
+    results = json.loads((folder / "results.json").read_text())
+    results["performance"] |= {"peak_memory_bytes": 987_654_321, "load_seconds": 9.0}
+    (folder / "results.json").write_text(json.dumps(results))
+    sides, comparisons = compared(make_run(tmp_path, "torch:a", [make_line(str(number)) for number in range(4)]), folder)
+    assert sides[1].all_runs[0].results["performance"]["peak_memory_bytes"] is None
+    write(sides, comparisons, tmp_path / "out")
+    assert not [each.name for each in (tmp_path / "out").iterdir() if re.search("987.?654|988 MB", each.read_text())]
 
 
 def test_models_of_the_same_files_have_no_such_section(tmp_path):

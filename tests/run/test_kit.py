@@ -75,6 +75,7 @@ BAD = {
     "a GPU that is a text": changed(machine={"gpus": ["x"]}),
     "libraries that are no texts": changed(libraries={"torch": 2}),
     "a runtime without a reason": changed(not_here=[{"name": "mlx"}]),
+    "half a character": changed(workbench="\ud800"),
     "nesting": "[" * 100_000,
 }
 
@@ -84,6 +85,11 @@ def test_a_record_of_another_shape_is_refused(found):
     content = found if isinstance(found, str) else json.dumps(found)
     with pytest.raises(BundleError, match="is no record of a kit"):
         kit.parse(content.encode())
+
+
+def test_one_item_is_no_items():
+    assert kit.items_text({"vlm": 1, "stt": 1}) == "of each set 1 item" and kit.items_text({"vlm": None}) == "of each set all items"
+    assert kit.items_text({"vlm": 1, "stt": 140}) == "of each set 1 item (vlm), 140 items (stt)"
 
 
 def test_a_newer_format_says_what_to_type():

@@ -2,16 +2,19 @@
 
 import json
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from workbench import registry
 from workbench.backends.base import Availability
+from workbench.backends.coreml_process import DeviceFailure
 from workbench.errors import ItemError, RuntimeMissing, UsageError
 from workbench.metrics.accuracy import ACCURACY
 from workbench.run import plan, runner, session
 from workbench.run.bundle import Run
+from workbench.run.journal import read as read_lines
 from workbench.types import Generation, Loaded, Output, Request, Sample, Score, Task, Timing
 
 
@@ -230,3 +233,28 @@ def test_reading_needs_only_the_folder(world):
     frame = run.to_frame()
     assert list(frame["value"]) == [1.0, 0.0, 1.0, run.items()["3"]["score"]["value"]]
     assert "<table>" in run._repr_html_() and "fake:x" in run._repr_html_()
+
+
+def test_a_runtime_that_ends_is_recorded_and_the_run_goes_on_from_there(world):
+    """A device's abort is its own result, and no item's error: the next session asks what is missing."""
+    failure = DeviceFailure(
+        *("ALL", "predict", "aborted"), signal_name="SIGABRT", code=-6, what="Core ML ended its process", why="as on that system",
+        stderr=f"{Path.home()}/x/model.py: failed assertion\nsecond line",
+    )  # fmt: skip
+    answer = FakeModel.answer
+
+    def until_seven(self, requests, generation):
+        if len(self.asked) >= 7:
+            raise failure
+        return answer(self, requests, generation)
+
+    with world.monkeypatch.context() as patched, pytest.raises(DeviceFailure):
+        patched.setattr(FakeModel, "answer", until_seven)
+        world.play()()
+    (folder,) = world.folder.iterdir()
+    events = list(read_lines(folder / "events.jsonl"))
+    (ended,) = [event for event in events if event["event"] == "runtime ended"]
+    assert (ended["done"], ended["units"], ended["signal"], ended["stage"]) == (7, "ALL", "SIGABRT", "predict")
+    assert ended["stderr"] == "…/model.py: failed assertion\nsecond line"
+    assert Run(folder).status == "running" and not any(event["event"] == "item error" for event in events)
+    assert world.play()().results["item_errors"] == 0 and len(world.asked) == 40

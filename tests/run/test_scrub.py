@@ -18,6 +18,7 @@ ADA = Private.of(
         ("cannot open /private/tmp/x/y.mlpackage: gone", "cannot open …/y.mlpackage: gone"),
         ("path=/Users/bob/a at=(/opt/x/y) ['/opt/m.mlpackage'] path:/home/eve/b", "path=…/a at=(…/y) ['…/m.mlpackage'] path:…/b"),
         ("file:///Users/bob/x.py and ~/secret/y and C:\\Users\\bob\\z.py", "…/x.py and …/y and …/z.py"),
+        ("clang -I/Users/bob/include/m.h -L/opt/bob/lib", "clang -I…/m.h -L…/lib"),
         ("Ada on ADAS-MacBook.local", "… on …"),
         ("\x1b[31mred\x1b[0m \x1b]0;title\x07and\ttab", "red and tab"),
         ("adapter, root, me; a/b, 3/4", "adapter, root, me; a/b, 3/4"),

@@ -56,15 +56,15 @@ class DeviceFailure(RuntimeMissing):
         self.signal, self.code, self.stderr = signal_name, code, stderr
 
     def record(self) -> dict[str, Any]:
-        """For a bundle or a report."""
+        """As `RuntimeMissing.record`; a bundle takes paths and names out of ``stderr`` before it keeps it."""
         return {
+            **super().record(),
             "units": self.units,
             "stage": self.stage,
             "how": self.how,
             "signal": self.signal,
             "code": self.code,
             "stderr": self.stderr,
-            "what": self.what,
         }
 
 

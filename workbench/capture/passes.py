@@ -13,7 +13,7 @@ from workbench.capture.accumulate import Accumulating, Swapping
 from workbench.capture.hooks import is_torch, module_paths, tapped
 from workbench.capture.inputs import Item
 from workbench.capture.precision import MORE_EXACT, in_precision
-from workbench.errors import ItemError, ModelError, UsageError
+from workbench.errors import ItemError, ModelError, RuntimeMissing, UsageError
 from workbench.metrics.drift import alignable
 from workbench.models.answering import is_memory_error, memory_error
 from workbench.models.processors import Prepared
@@ -134,7 +134,7 @@ class Passes:
         """All passes over one input. Raises ItemError."""
         try:
             return self._run(item)
-        except (ItemError, UsageError):
+        except (ItemError, UsageError, RuntimeMissing):
             raise
         except Exception as error:
             failed = ItemError("the model failed on this input", reason="model", why=f"{type(error).__name__}: {error}"[:500])

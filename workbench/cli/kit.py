@@ -195,7 +195,7 @@ def pack_kit(kit: Kit, runs: Sequence[Run], target: Path) -> dict[str, str]:
     from workbench.run.kit import KIT_FILE, README_FILE, parse
     from workbench.run.scrub import Private
 
-    private = Private.here()
+    private = Private.here(*{run.folder.parent for run in runs})
     named = {run.name: place for run in runs if (place := private_text(run, private))}
     sent = [run for run in runs if run.name not in named]
     kit = without(kit, named)

@@ -28,6 +28,8 @@ PROGRAM = (sys.executable, "-P", "-m", "workbench")
 KEPT_LINES = 20
 LONGEST_LINE = 400
 SIGNAL = re.compile(r"\bSIG[A-Z][A-Z0-9]{1,9}\b")
+DEVICE = re.compile(r"^(?:workbench: )?Core ML with units=\w+ (?:ended its process|did not come back)")
+"""A device that is here and failed (``coreml_process.DeviceFailure``), though it has the exit code of one that is not."""
 
 
 def run_step(step: PlannedStep, runs: Path, private: Private, say: Callable[[str], None], *, follow: bool) -> Step:
@@ -64,10 +66,12 @@ def how_it_ended(code: int, made_runs: bool, lines: Sequence[str]) -> tuple[str,
         return kit.COMPLETE, None
     if code == EXIT_ITEM_ERRORS and made_runs:
         return kit.ITEM_ERRORS, None
-    if code == EXIT_NO_RUNTIME:
-        return kit.NOT_HERE, None
     named = next((found[0] for line in reversed(lines) if (found := SIGNAL.search(line))), None)
-    return (kit.ABORTED, named) if named else (kit.FAILED, None)
+    if named:
+        return kit.ABORTED, named
+    if code == EXIT_NO_RUNTIME and not any(DEVICE.search(line) for line in lines):
+        return kit.NOT_HERE, None
+    return kit.FAILED, None
 
 
 def signal_name(number: int) -> str:

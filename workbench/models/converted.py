@@ -79,6 +79,7 @@ class Converted:
             self.architecture = _text(manifest["architecture"])
             self.sizes = {_text(name): _whole(value) for name, value in manifest["sizes"].items()}
             self.recipe = dict(manifest["recipe"])
+            recipe_words(self.recipe)  # what of it is no list, say, is told now
             self.source = dict(manifest["source"])
             self.versions = dict(manifest["versions"])
             self.check = dict(manifest.get("check") or {})

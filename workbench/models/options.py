@@ -201,7 +201,8 @@ def read(backend: str, given: Mapping[str, str], family: str = VISION) -> dict[s
         allowed = LIBRARIES[backend] if name == "library" else CHOICES.get(name)
         if allowed is not None and value not in allowed:
             choices = ", ".join(choice for choice in allowed if choice)
-            raise UsageError(f"option {name} cannot be {value!r}", why=f"known: {choices}", fix=f"?{name}={allowed[1]}")
+            near = next((choice for choice in allowed if choice.lower() == value.lower().replace("-", "_")), allowed[1])
+            raise UsageError(f"option {name} cannot be {value!r}", why=f"known: {choices}", fix=f"?{name}={near}")
         found[name] = _typed(name, value, family)
     if family == VISION and found["min_pixels"] and found["max_pixels"] and found["min_pixels"] > found["max_pixels"]:
         raise UsageError("min_pixels is larger than max_pixels", why=f"{found['min_pixels']} > {found['max_pixels']}")

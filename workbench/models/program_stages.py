@@ -22,6 +22,9 @@ FAMILY_STAGES = {"vision-language": ("vision", "prefill", "step"), "speech-to-te
 CACHES = ("keys", "values")
 """What a step remembers: states of the program, or inputs whose new values come out as ``new_keys`` and ``new_values``."""
 
+CACHE_SIZES = ("layers", "heads", "context", "head_size")
+"""The shape of each."""
+
 ARRAYS = {
     "vision-language": {
         "vision": (("pixel_values",), ("image_features",)),
@@ -157,12 +160,25 @@ def check(converted: Converted, runtime: str, family: str) -> None:
         stage = converted.stage(name)
         found = [feature.name for feature in stage.inputs]
         if name == "step":
+            _fits(converted, stage)
             held = [feature.name for feature in stage.states] or found
             _there(converted, name, "keys and values", held, CACHES)
             if not stage.states:
                 _there(converted, name, "outputs", [feature.name for feature in stage.outputs], [f"new_{each}" for each in CACHES])
         _there(converted, name, "inputs", found, inputs)
         _there(converted, name, "outputs", [feature.name for feature in stage.outputs], outputs)
+
+
+def _fits(converted: Converted, stage: Any) -> None:
+    """Raises ModelError where the caches are of other sizes than the manifest says."""
+    wanted = tuple(converted.sizes[name] for name in CACHE_SIZES)
+    for feature in (*stage.inputs, *stage.states):
+        if feature.name in CACHES and feature.shape and tuple(feature.shape) != wanted:
+            raise ModelError(
+                f"{converted.name!r} does not fit together: {feature.name} of the stage {stage.name} is {list(feature.shape)}",
+                why=f"its manifest says {', '.join(f'{name} {converted.sizes[name]:,}' for name in CACHE_SIZES)}",
+                fix=AGAIN,
+            )
 
 
 def _there(converted: Converted, stage: str, kind: str, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -187,7 +203,7 @@ class StepCache:
         import numpy
 
         self.program, self.filled = program, 0
-        self.shape = (sizes["layers"], sizes["heads"], sizes["context"], sizes["head_size"])
+        self.shape = tuple(sizes[name] for name in CACHE_SIZES)
         self.state = program.make_state() if stateful else None
         self.arrays = None if stateful else {name: numpy.zeros(self.shape, dtype=numpy.float32) for name in CACHES}
 

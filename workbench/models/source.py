@@ -11,6 +11,7 @@ What is shown to others names no folder above the model's own.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +97,15 @@ def converted(spec: ModelSpec) -> Converted:
 def _one_program(spec: ModelSpec, path: Path) -> ModelError:
     """The error of a single program where a model is asked for: it has no tokenizer, and is one stage of several."""
     around = next((each for each in path.absolute().parents if is_converted(each)), None)
-    named = f"--model {spec.backend}:{os.path.relpath(around)}" if around else f"workbench convert MODEL --to {spec.backend}"
+    named = (
+        f"--model {shlex.quote(f'{spec.backend}:{os.path.relpath(around)}')}"
+        if around
+        else f"workbench convert MODEL --to {spec.backend}"
+    )
     return ModelError(
         f"{path.name!r} is one program, not a model",
         why="answers take the model's other stages, its tokenizer and its processor; one program can be captured",
-        fix=f"{named}, or workbench capture {spec.backend}:{spec.source}",
+        fix=f"{named}, or workbench capture {shlex.quote(f'{spec.backend}:{spec.source}')}",
     )
 
 

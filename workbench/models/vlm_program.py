@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from workbench.errors import ItemError
+from workbench.errors import ItemError, RuntimeMissing
 from workbench.models import answering, masks
 from workbench.models.following import Following, check_tokens
 from workbench.models.processors import Prepared, Preprocessor
@@ -207,6 +207,8 @@ class ProgramVisionLanguage:
             answering.check_context(prepared, generation, self.limit)
             prepared.seconds = time.perf_counter() - began
             return self._generate(prepared, generation, began)
+        except RuntimeMissing:  # its process is gone: no item's fault, and every further one would fail too
+            raise
         except Exception as error:  # noqa: BLE001  whatever one item raises is its own failure, not the run's
             return Output.failed(answering.item_error(error))
 

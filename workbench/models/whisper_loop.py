@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workbench.errors import RuntimeMissing
 from workbench.models.answering import item_error
 from workbench.models.speech_to_text import SpeechRuntime, Word
 from workbench.models.whisper_fallback import Decoded, decode_windows
@@ -59,6 +60,8 @@ class Loop:
         try:
             if batch:
                 self._decode(batch)
+        except RuntimeMissing:  # its process is gone: every further batch would fail too
+            raise
         except Exception as error:  # noqa: BLE001  whatever one batch raises is that batch's failure, not the run's
             if len(batch) > 1:
                 for job in batch:

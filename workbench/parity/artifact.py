@@ -49,7 +49,8 @@ def artifact_rung(reference: Side, candidate: Side) -> Rung:
         return Rung(1, "different", f"{'; '.join(['The weight files differ', *adapters, *loading])}.", facts, fix=FIX)
     if is_converted(held[0]) or is_converted(held[1]):
         told_of = compare_converted(held[0], held[1])
-        loading = [each for each in loading if not each.startswith(QUANTISATION)]  # weight by weight it is told already
+        # Compression is told weight by weight already.
+        loading = [f"the two are {each}" for each in loading if not each.startswith(QUANTISATION)]
         words = "; ".join([*told_of.words, *loading, *adapters])
         broken = told_of.broken or bool(loading or adapters)
         return Rung(1, "different" if broken else "same", f"{words}.", facts | told_of.facts, told_of.tables)

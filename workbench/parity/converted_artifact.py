@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from workbench.parity.comparison import Table
@@ -20,6 +21,8 @@ ROUNDED = 1e-3
 """Relative L2 that rounding to float16 makes at most: half a unit roundoff (2**-11) is 5e-4; below its normal numbers a little more."""
 NAMED = 3
 SHOWN = 60
+LEAST = 1024
+"""Elements from which on a matrix counts as one to compress: smaller ones are not asked about."""
 SAME = frozenset({"same values", "added by the converter"})
 PLAIN = ("none", "cast", None)
 FLOATS = {"F16": "float16", "F32": "float32", "BF16": "bfloat16", "F64": "float64"}
@@ -91,14 +94,21 @@ def judged(name: str, tensor: Tensor, other: Mapping[str, Tensor], asked: str) -
     """What one weight is. ``asked``: the precision of the recipe."""
     twin = next((each for each in (name, tensor.get("of")) if each in other), None) or by_content(tensor, other)
     if twin is None:
-        return Weight(
-            name, "added by the converter" if tensor.get("how") == "added by the converter" else "of no single weight", tensor
-        )
+        return Weight(name, kind_without_twin(tensor), tensor)
     return Weight(name, kind_of(tensor, other[twin], asked), tensor, twin)
 
 
+def kind_without_twin(tensor: Tensor) -> str:
+    """Of a constant that torch computes from weights, what the conversion recorded: it ran the same operations."""
+    if tensor.get("how") == "added by the converter":
+        return "added by the converter"
+    if is_compressed(tensor):
+        return "compressed"
+    return "other values" if (tensor.get("error") or 0.0) > ROUNDED else "of no single weight"
+
+
 def kind_of(tensor: Tensor, known: Tensor, asked: str) -> str:
-    compressed = tensor.get("kind") not in PLAIN
+    compressed = is_compressed(tensor)
     if compressed and known.get("kind") == tensor.get("kind") and known["hash"] == tensor["hash"]:
         return "same values"
     if compressed:
@@ -186,11 +196,16 @@ def told_groups(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]
     if same:
         words.append(f"{same:,} of {total:,} weights {'has' if same == 1 else 'have'} the same values")
     if half := groups.get("rounded to float16"):
-        words.append(f"{len(half):,} {'is' if len(half) == 1 else 'are'} stored in float16, as asked")
+        many = "weight is" if len(half) == 1 else "weights are"
+        words.append(f"{len(half):,} {many} stored in float16, as asked")
     if added := groups.get("added by the converter"):
-        words.append(f"{len(added):,} {'is' if len(added) == 1 else 'are'} the converter's own, of one number each")
+        many = "constant is" if len(added) == 1 else "constants are"
+        words.append(f"{len(added):,} {many} the converter's own, one number over and over")
     if unpaired := groups.get("of no single weight"):
-        words.append(f"{len(unpaired):,} {'constant is' if len(unpaired) == 1 else 'constants are'} of no single weight and listed")
+        one = len(unpaired) == 1
+        words.append(
+            f"{len(unpaired):,} {'constant stems' if one else 'constants stem'} from no single weight and {'is' if one else 'are'} listed"
+        )
     return words
 
 
@@ -204,19 +219,29 @@ def told_compressed(groups: Mapping[str, Sequence[Weight]], total: int) -> list[
         worst = max(known, key=lambda weight: weight.error or 0.0, default=None)
         largest = f"; largest error {100 * (worst.error or 0.0):.2g} %, in {worst.name}" if worst else ""
         words.append(f"{len(mine):,} of {total:,} weights {'is' if len(mine) == 1 else 'are'} compressed ({way}{largest})")
-    skipped = [weight for weight in (each for many in groups.values() for each in many) if is_skipped(weight)]
+    skipped = [weight for many in groups.values() for weight in many if is_skipped(weight.tensor)]
     if skipped:
-        reasons = dict.fromkeys(str(weight.tensor["why_not"]) for weight in skipped)
-        words.append(
-            f"{len(skipped):,} {'was' if len(skipped) == 1 else 'were'} to be compressed and {'was' if len(skipped) == 1 else 'were'} not: {named(skipped)} ({'; '.join(list(reasons)[:NAMED])})"
-        )
+        was = "was" if len(skipped) == 1 else "were"
+        words.append(f"{len(skipped):,} {was} to be compressed and {was} not: {named(skipped, reason_words)}")
     return words
 
 
-def is_skipped(weight: Weight) -> bool:
+def is_compressed(tensor: Tensor) -> bool:
+    """Is it stored in another way, and not larger for it?"""
+    stored, dense = tensor.get("stored_bytes"), tensor.get("dense_bytes")
+    return tensor.get("kind") not in PLAIN and not (stored and dense and stored > dense)
+
+
+def is_skipped(tensor: Tensor) -> bool:
     """Was compression asked for and left out? Vectors and the converter's own constants are never compressed, and say nothing."""
-    asked = bool(weight.tensor.get("why_not")) and weight.tensor.get("kind") in PLAIN
-    return asked and len(without_ones(weight.tensor)) > 1 and weight.twin is not None
+    if is_compressed(tensor) or not (tensor.get("why_not") or tensor.get("kind") not in PLAIN):
+        return False
+    matrix = len(without_ones(tensor)) > 1 and prod(tensor["shape"]) >= LEAST
+    return matrix and tensor.get("how") != "added by the converter"
+
+
+def reason_words(weight: Weight) -> str:
+    return f" ({weight.tensor.get('why_not') or 'stored otherwise, and larger for it'})"
 
 
 def told_left(left: Sequence[str], swapped: bool) -> list[str]:
@@ -252,7 +277,7 @@ def tables_of(weights: Sequence[Weight], left: Sequence[str], other: Mapping[str
     rows = [
         [
             weight.name,
-            weight.kind if not is_skipped(weight) else f"{weight.kind}, not compressed",
+            weight.kind if not is_skipped(weight.tensor) else f"{weight.kind}, not compressed",
             "×".join(map(str, weight.tensor["shape"])),
             weight.tensor.get("compression") or FLOATS.get(weight.tensor["dtype"], weight.tensor["dtype"]),
             None if weight.error is None else 100 * weight.error,
@@ -261,7 +286,7 @@ def tables_of(weights: Sequence[Weight], left: Sequence[str], other: Mapping[str
             weight.tensor.get("why_not"),
             ", ".join(map(str, weight.tensor.get("stages") or ())),
         ]
-        for weight in sorted(weights, key=lambda each: (not is_skipped(each), order.index(each.kind)))
+        for weight in sorted(weights, key=lambda each: (not is_skipped(each.tensor), order.index(each.kind)))
     ]
     rows += [[name, "in no program", "×".join(map(str, other[name]["shape"])), None, None, None, None, None, ""] for name in left]
     note = f"{len(rows) - SHOWN:,} more are not shown; artifact.json lists all" if len(rows) > SHOWN else None
@@ -277,7 +302,7 @@ def facts_of(
         "weights_compared": len(weights),
         "weights_by_kind": {kind: len(many) for kind, many in groups.items()},
         "compressed": len(groups.get("compressed", ())),
-        "asked_not_compressed": [weight.name for weight in weights if is_skipped(weight)],
+        "asked_not_compressed": [weight.name for weight in weights if is_skipped(weight.tensor)],
         "stored_bytes": sum(weight.tensor.get("stored_bytes") or 0 for weight in weights),
         "dense_bytes": sum(weight.tensor.get("dense_bytes") or 0 for weight in weights),
         "in_no_program": list(left),

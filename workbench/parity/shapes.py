@@ -34,6 +34,8 @@ class Each:
 
 
 NUMBER = float
+LARGEST = 1e30
+"""No count, size, time or error of a bundle is larger; a page could neither draw nor print some that are."""
 NUMBERS = Maybe(Each(Maybe(NUMBER)))
 
 MANIFEST = {
@@ -121,6 +123,8 @@ def misfit(value: Any, shape: Any, path: str = "") -> str | None:
     else:
         kinds = (int, float) if shape is NUMBER else shape
         fits = isinstance(value, kinds) and not isinstance(value, bool) and not (isinstance(value, float) and not isfinite(value))
+        if fits and not isinstance(value, (str, dict, list)) and abs(value) > LARGEST:
+            return f"{here} is too large"
         return None if fits else f"{here} is {'missing' if value is None else f'no {WORDS[shape]}'}"
     return next((found for item, each, name in parts if (found := misfit(item, each, f"{path}.{name}" if path else name))), None)
 

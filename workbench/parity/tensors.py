@@ -52,7 +52,11 @@ def tensors_rung(reference: Sequence[Run], candidate: Sequence[Run], items: Sequ
         status = "different"
         finding = f"The candidate is not causal: earlier logits move by {moved['candidate']:.2g} of the largest when only the last token changes. {finding}"
     rest = len(depth.layers) - len(compared)
-    finding += f" {rest} layers could not be aligned and are listed." if rest else ""
+    finding += (
+        f" {rest} {'layer' if rest == 1 else 'layers'} could not be aligned and {'is' if rest == 1 else 'are'} listed."
+        if rest
+        else ""
+    )
     return Rung(3, status, finding, facts, tables, None if depth.precision or status == "same" else how_to_judge(depth.coarsest))
 
 
@@ -68,7 +72,7 @@ def how_to_judge(precision: str | None) -> str:
 
 def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
     """The status and the sentence."""
-    on = f"{len(compared)} layers on {depth.items:,} {'input' if depth.items == 1 else 'inputs'}"
+    on = f"{len(compared)} {'layer' if len(compared) == 1 else 'layers'} on {depth.items:,} {'input' if depth.items == 1 else 'inputs'}"
     guilty, first = first_guilty(depth.layers), first_departing(depth.layers)
     broken = [layer for layer in compared if not layer.error.finite]
     logits = next((layer for layer in depth.layers if layer.name == "logits" and layer.error is None), None)
@@ -90,15 +94,17 @@ def judged(depth: Depth, compared: Sequence[Layer]) -> tuple[Any, str]:
     if first is None and guilty is None:
         plain = [layer for layer in compared if layer.name not in depth.half] or compared
         most = max(plain, key=lambda layer: layer.times_own or 0.0)
-        sentence = f"No layer departs: {on} stay within {amount(most.times_own)} {depth.yardstick(most)} (limit {LIMIT:g}; most in {most.name})."
+        sentence = f"No layer departs: the largest error of {on} is {amount(most.times_own)} {depth.yardstick(most)} (limit {LIMIT:g}; in {most.name})."
         if len(plain) < len(compared):
             times = max(layer.times_own or 0.0 for layer in compared if layer.name in depth.half)
-            sentence += f" {len(compared) - len(plain)} of them depend on float16 states: within {amount(times)} what those make of the program."
+            sentence += f" {len(compared) - len(plain)} of them {'depends' if len(compared) - len(plain) == 1 else 'depend'} on float16 states: within {amount(times)} what those make of the program."
         ends = [layer for layer in compared if layer.name.startswith("output.")] or compared[-1:]
         lasting = any(layer in broken for layer in ends)  # a mask's infinities are gone after its softmax
         more = "and so do outputs" if lasting else "what follows them is finite"
         return ("unclear" if lasting else "close"), sentence + (
-            f" {len(broken)} layers hold values that are not finite on both sides; {more}." if broken else ""
+            f" {len(broken)} {'layer holds' if len(broken) == 1 else 'layers hold'} values that are not finite on both sides; {more}."
+            if broken
+            else ""
         )
     if guilty is not None and first is not None and first.made is None and not follows(depth, first, guilty):
         guilty = None  # it departs before, in a layer that could not be given the reference's activations

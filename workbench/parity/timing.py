@@ -57,8 +57,14 @@ def time_rung(reference: Side, candidate: Side, pairs: Sequence[Pair] = ()) -> R
             facts["tasks"][task] = values
             kinds = (*SPEECH_ROWS, *ROWS) if speech else ROWS
             rows = [[name, unit, *(rounded(each.get(field)) for each in values)] for name, unit, field in kinds]
-            n = [each.get("n") for each in values]
+            n = [each.get("n") or 0 for each in values]
             tables.append(Table(f"{task} (n = {n[0]} and {n[1]} timed items)", ("what", "unit", "reference", "candidate"), rows))
+    if UNTIMED in evidence:
+        timed = 1 - evidence.index(UNTIMED)
+        names = ("reference", "candidate")
+        taken = median_text(list(facts["tasks"].values()), (timed,))
+        finding = f"{taken} for the {names[timed]} ({evidence[timed]} evidence on {machines[timed]}). The {names[1 - timed]} ran on a reference executor, which has no timing."
+        return Rung(6, "information", finding, facts, tuple(tables))
     where = f"{evidence[0]} evidence on {machines[0]}, {evidence[1]} evidence on {machines[1]}"
     if keys[0] == keys[1] and evidence[0] == evidence[1]:
         where = f"both {evidence[0]} evidence on {machines[0]}"
@@ -97,10 +103,10 @@ def timing_of(runs: list[Run], evidence: str) -> dict[str, Any]:
     }
 
 
-def median_text(tasks: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+def median_text(tasks: Sequence[Sequence[Mapping[str, Any]]], places: Sequence[int] = (0, 1)) -> str:
     """``Median item 21.3 ms and 35.0 ms``: the range over tasks when there are several."""
     texts = []
-    for place in (0, 1):
+    for place in places:
         values = [value for sides in tasks if (value := sides[place].get("item_median")) is not None]
         texts.append(
             "no timing"
@@ -109,7 +115,7 @@ def median_text(tasks: Sequence[Sequence[Mapping[str, Any]]]) -> str:
             if len(values) == 1
             else f"{min(values):.1f} to {max(values):.1f} ms"
         )
-    return f"Median item {texts[0]} and {texts[1]}"
+    return f"Median item {' and '.join(texts)}"
 
 
 def milli(seconds: float | None) -> float | None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite, log10, prod
+from math import floor, isfinite, log10
 from typing import Any
 
 from markupsafe import Markup
 
 from workbench.metrics.stats import Margin, wilson
 from workbench.parity.comparison import Comparison
+from workbench.parity.converted_artifact import is_compressed, is_skipped
 from workbench.parity.families import SPEECH, by_family
 from workbench.parity.sides import Side
 from workbench.report.blocks import SYMBOLS, interval
@@ -26,9 +27,6 @@ from workbench.report.speech import speech_rows
 from workbench.report.text import byte_text, markdown, points
 from workbench.report.timings import size_on_disk
 
-PLAIN = ("none", "cast", None)
-LEAST = 1024
-"""Elements from which on a matrix counts as one to compress: smaller ones are not asked about."""
 COLUMNS = ("side", "family", "label", "stored_as", "size_bytes", "of_reference", "compressed", "asked", "score", "unit", "low95", "high95", "n", "difference_points", "low90", "high90", "verdict")  # fmt: skip
 
 
@@ -165,19 +163,10 @@ def compression_of(side: Side) -> tuple[int | None, int | None]:
     held = artifact_of(side)
     tensors = held.get("tensors") or {}
     if held.get("converted"):
-        done = sum(each.get("kind") not in PLAIN for each in tensors.values())
-        skipped = sum(
-            bool(each.get("why_not")) and each.get("kind") in PLAIN and counts(each["shape"]) for each in tensors.values()
-        )
-        return done, done + skipped
+        done = sum(map(is_compressed, tensors.values()))
+        return done, done + sum(map(is_skipped, tensors.values()))
     packed = held.get("quantised")
     return (len(packed), len(packed)) if isinstance(packed, list) else (None, None)
-
-
-def counts(shape: Sequence[int]) -> bool:
-    """Is it a matrix worth compressing? Vectors never are."""
-    long = [each for each in shape if each != 1]
-    return len(long) > 1 and prod(long) >= LEAST
 
 
 def score_of(side: Side, tasks: Sequence[str]) -> tuple[float | None, float | None, float | None, int]:

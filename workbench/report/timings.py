@@ -89,7 +89,7 @@ def timing_row(side: Side, run: Run) -> TimingRow:
         found.get("items_per_second") if timed else None,
         found.get("tokens_per_second") if timed else None,
         found.get("cold_start_seconds") if timed else None,
-        found.get("peak_memory_bytes"),
+        found.get("peak_memory_bytes") if timed else None,
         size_on_disk(run),
         *(found.get(name) if timed else None for name in ("audio_seconds", "rtf", "rtfx")),
     )

@@ -176,11 +176,12 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """``results.json``; of reference evidence without times, whatever was written there."""
+        """``results.json``; of reference evidence without times and memory, whatever was written there."""
         found = self._json("results.json")
         speed = found.get("performance") if isinstance(found, dict) else None
         if isinstance(speed, dict) and self.manifest.get("evidence") == "reference":
-            found["performance"] = {name: None if "second" in name or "rtf" in name else value for name, value in speed.items()}
+            untold = ("second", "rtf", "memory")
+            found["performance"] = {name: None if any(part in name for part in untold) else value for name, value in speed.items()}
         return found
 
     @property

@@ -126,8 +126,12 @@ def items_text(items: Mapping[str, int | None]) -> str:
     """``of each set 50 items (vlm), 140 items (stt)``."""
     counts = set(items.values())
     if len(counts) == 1:
-        return "of each set all items" if None in counts else f"of each set {next(iter(counts))} items"
-    return "of each set " + ", ".join(f"{'all' if count is None else count} items ({model})" for model, count in items.items())
+        return f"of each set {count_text(next(iter(counts)))}"
+    return "of each set " + ", ".join(f"{count_text(count)} ({model})" for model, count in items.items())
+
+
+def count_text(count: int | None) -> str:
+    return "all items" if count is None else f"{count} {'item' if count == 1 else 'items'}"
 
 
 def parse(content: bytes, name: str = KIT_FILE) -> Kit:
@@ -200,7 +204,8 @@ def is_a(value: Any, kind: type) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+    """Short enough, and writable: JSON may spell half a character, which no file can hold."""
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT and not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def typed(found: Any, name: str, kind: type) -> Any:

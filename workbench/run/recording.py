@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import UsageError
+from workbench.errors import RuntimeMissing, UsageError
 from workbench.run.bundle import Run, find_bundles
 from workbench.run.input_records import recorded_inputs, write_inputs
 from workbench.run.journal import write_atomically
@@ -120,6 +120,8 @@ class Recorder:
             for number, sample in enumerate(samples, 1):
                 try:
                     part[sample.id] = record_of(tokens[sample.id], model().follow(self.todo.task.ask(sample), tokens[sample.id]))
+                except RuntimeMissing:  # its process is gone
+                    raise
                 except Exception as error:  # noqa: BLE001  whatever one item raises is its own failure, not the recording's
                     failed[sample.id] = f"{type(error).__name__}: {error}"[:300]
                 if len(part) == ITEMS_A_PART:
@@ -143,6 +145,8 @@ class Recorder:
             for number, sample in enumerate(samples, 1):
                 try:
                     part[sample.id] = as_arrays(model().prepare(self.todo.task.ask(sample)))
+                except RuntimeMissing:
+                    raise
                 except Exception as error:  # noqa: BLE001  as above
                     failed[sample.id] = f"{type(error).__name__}: {error}"[:300]
                     continue

@@ -23,7 +23,7 @@ GENERAL = frozenset({"root", "user", "admin", "runner", "ubuntu", "localhost", "
 """Names that say nothing of anybody; as words of a message they would be missed."""
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 PATH = re.compile(
-    r"(?<![\w.…~/\\])(?!(?<=:)//)(?:file://)?(?:~|[A-Za-z]:)?[/\\](?:[^\s\"'`<>|:;,()\[\]{}]+[/\\])*([^\s\"'`<>|:;,()\[\]{}/\\]*)"
+    r"(?:(?<=\s-[DFIL])|(?<![\w.…~/\\]))(?!(?<=:)//)(?:file://)?(?:~|[A-Za-z]:)?[/\\](?:[^\s\"'`<>|:;,()\[\]{}]+[/\\])*([^\s\"'`<>|:;,()\[\]{}/\\]*)"
 )
 """An absolute path, or one from a home folder; what follows its last separator is kept. Not the ``//`` of an address."""
 

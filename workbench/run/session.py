@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.backends.hardware import describe_hardware
+from workbench.errors import RuntimeMissing
 from workbench.metrics.normalise import PROFILES
 from workbench.metrics.running_words import RunningWords
 from workbench.models.artifact import artifact
@@ -23,6 +24,7 @@ from workbench.run.key import ASKING_ERRORS
 from workbench.run.media_files import audio_seconds
 from workbench.run.plan import Plan
 from workbench.run.progress import Progress
+from workbench.run.scrub import Private
 from workbench.run.summary import performance
 from workbench.run.writer import BundleWriter
 from workbench.types import ModelSpec, Output, Request, Response, Sample, Score, Task, media_in
@@ -87,6 +89,9 @@ class Session:
                 facts = self.answer_all(pending)
             except KeyboardInterrupt:
                 bundle.event("interrupted", done=len(self.lines))
+                raise
+            except RuntimeMissing as error:
+                bundle.event("runtime ended", done=len(self.lines), **runtime_end(error))
                 raise
         final, results = finalise(todo.task, todo.samples, self.lines)
         facts = facts or last_facts(bundle)
@@ -244,6 +249,15 @@ def plain(value: Any) -> Any:
     except (TypeError, ValueError):
         return str(value)
     return value
+
+
+def runtime_end(error: RuntimeMissing) -> dict[str, Any]:
+    """How a runtime ended its process, or why it is not here, without the machine's paths and names: a result about that runtime."""
+    private = Private.here()
+    return {
+        name: "\n".join(map(private.scrubbed, value.splitlines())) if isinstance(value, str) else value
+        for name, value in error.record().items()
+    }
 
 
 def last_facts(bundle: BundleWriter) -> dict[str, Any]:

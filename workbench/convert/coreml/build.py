@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from workbench.models.converted import FORMAT, MANIFEST, MODEL_FILE, WEIGHT_FILE
 if TYPE_CHECKING:
     from workbench.convert.stages.stage import Stage, StageSet
 
-CONVERTER = 1
+CONVERTER = 2
 """Raised whenever a change to the converter can change what it writes: older artifacts are then converted again."""
 LIBRARIES = ("coremltools", "torch", "transformers", "numpy", "scikit-learn")
 """What writes the programs; scikit-learn finds palettes."""
@@ -218,14 +218,30 @@ class _Made:
             self.checks[stage.name] = None
             return
         self.say(f"checking {stage.name} against torch on {len(feeds)} calls")
-        seen = check_stage(stage, package, None, feeds, self.recipe, found.kept)
-        self.checks[stage.name] = seen
+        if self.recipe.precision == "fp16":
+            self._check_single(stage, found, feeds[:2])
+        self.checks[stage.name] = self._judge(stage, found, package, feeds, self.recipe)
+
+    def _check_single(self, stage: Stage, found: Any, feeds: list[dict[str, Any]]) -> None:
+        """fp16 rounds so much that a wrong op can hide in it: the same conversion in fp32 is held to fp32's limit first."""
+        from workbench.convert.coreml.programs import convert_stage
+
+        recipe = replace(self.recipe, precision="fp32", keep_fp32=())
+        package = self.folder / f"{stage.name}-single.mlpackage"
+        single = convert_stage(stage, recipe, exported=found.exported)
+        save(single.mlmodel, package)
+        self._judge(stage, single, package, feeds, recipe)
+        shutil.rmtree(package)
+
+    def _judge(self, stage: Stage, found: Any, package: Path, feeds: list[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
+        seen = check_stage(stage, package, None, feeds, recipe, found.kept)
         if seen["same"]:
-            return
+            return seen
         wrong = differences(stage.name, seen)
         wrong += self.explain(stage, found, package, None, feeds) if self.explain else []
+        also = " (converted in fp32 too, to tell rounding from other ops)" if recipe != self.recipe else ""
         raise DifferentModel(
-            f"the conversion of {self.subject.name} is not the model: {wrong[0]}",
+            f"the conversion of {self.subject.name} is not the model{also}: {wrong[0]}",
             why="; ".join(wrong[1:]) or "judged before any compression, so precision and compression are not the reason",
             fix="nothing was written; --no-check writes it all the same, to look at it with workbench mil check and workbench capture",
         )

@@ -13,6 +13,7 @@ from typing import Any
 from workbench.convert.coreml.exporting import import_coremltools, quiet
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.coreml.state_writes import state_writes
+from workbench.convert.coreml.thresholds import thresholds
 from workbench.errors import ModelError, RuntimeMissing
 
 BLOCK = 32
@@ -31,7 +32,7 @@ def compress(mlmodel: Any, recipe: Recipe) -> Any:
         return mlmodel
     import_coremltools()
     try:
-        with quiet(), state_writes():
+        with quiet(), state_writes(), thresholds():
             return _METHODS[recipe.quantize](mlmodel)
     except ModuleNotFoundError as error:
         raise RuntimeMissing(

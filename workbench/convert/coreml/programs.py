@@ -77,9 +77,11 @@ class Settled:
     ops: dict[str, int]
 
 
-def convert_stage(stage: Stage, recipe: Recipe, *, every_pattern: bool = True) -> ConvertedStage:
+def convert_stage(
+    stage: Stage, recipe: Recipe, *, every_pattern: bool = True, exported: torch.export.ExportedProgram | None = None
+) -> ConvertedStage:
     """Convert ``stage`` as ``recipe`` says, all but the compression (``compress``). ``every_pattern``: each of ``keep_fp32`` must keep an
-    op of this stage (of a model's several stages, one is enough: the caller looks at ``kept``).
+    op of this stage (of a model's several stages, one is enough: the caller looks at ``kept``). ``exported``: of an earlier conversion.
 
     Raises UsageError (names, sizes without bounds, a pattern that keeps nothing) and ModelError naming the op that coremltools cannot
     convert and the line of the model it came from.
@@ -87,7 +89,7 @@ def convert_stage(stage: Stage, recipe: Recipe, *, every_pattern: bool = True) -
     recipe.check()
     check_target(stage, recipe)
     coremltools = import_coremltools()
-    exported = export(stage)
+    exported = exported or export(stage)
     keeper = Keeper(recipe.keep_fp32, exported, stage.layers)
     mlmodel = _convert(coremltools, stage, recipe, exported, keeper)
     if every_pattern:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from workbench.mil.weights import Weight
 
 
+_METHOD = {"prune50": "sparse"}
+"""A recipe's compression -> the kind that its weights then have; the others are called alike."""
+
+
 def weight_report(path: Path, function: str | None, converted: ConvertedStage) -> list[dict[str, Any]]:
     """One row a weight of floats (at least ``SMALLEST`` elements, or compressed), in the order of first use. JSON throughout:
 
@@ -111,6 +115,8 @@ def why_not(program: Program, weight: Weight, asked: str | None) -> str | None:
 
     if asked is None or _as_asked(weight, asked):
         return None
+    if weight.kind == "sparse" == _METHOD.get(asked):
+        return f"{100 * (weight.density or 0.0):.1f} % of its values are left, and it is larger for it"
     if weight.kind != "none":
         return f"stored as {weight.kind} instead"
     if all(reader.type == "output" for reader in weight.readers):
@@ -134,7 +140,8 @@ def why_not(program: Program, weight: Weight, asked: str | None) -> str | None:
 def _as_asked(weight: Weight, asked: str) -> bool:
     if asked == "int4-block32":  # one block a channel is no split: 32 input channels in all
         return weight.kind in ("int4", f"int4-block{BLOCK}")
-    return weight.kind == {"prune50": "sparse"}.get(asked, asked)
+    method = _METHOD.get(asked, asked)
+    return weight.kind == method and (method != "sparse" or weight.stored_bytes <= weight.dense_bytes)
 
 
 def _input_axes(program: Program, weight: Weight, reader: Any) -> list[int]:
