@@ -18,14 +18,17 @@ pytest.importorskip("coremltools")
 pytest.importorskip("torch")
 
 from tests.convert import staged_models
+from tests.convert.coreml_models import Six, torch
 from tests.convert.small_modules import small
 from workbench.convert.coreml import build as builder
 from workbench.convert.coreml import check as checking
 from workbench.convert.coreml.build import build, mismatch, wanted
+from workbench.convert.coreml.programs import convert_stage
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.coreml.subject import subject_of
 from workbench.convert.drafts import draft, publish
 from workbench.convert.reload import DifferentModel
+from workbench.convert.stages.stage import Stage
 from workbench.errors import EXIT_DIFFERENT, ModelError, UsageError
 
 
@@ -74,7 +77,10 @@ def test_a_module_is_converted_and_checked(module):
 
 
 def test_two_conversions_are_the_same(module, tmp_path):
+    """Also after one that failed in the same process."""
     factory, found = module
+    with pytest.raises(ModelError, match="rank <= 5"):
+        convert_stage(Stage("main", Six(), {"x": torch.randn(2, 7)}, ("y",)), Recipe())
     again = build(subject_of(factory), tmp_path / "again", Recipe()).artifact
     assert again.identity() == found.identity() and again.folder != found.folder
 

@@ -129,13 +129,13 @@ def _full(error: Exception, folder: Path) -> str | None:
             if numbers & NO_SPACE:
                 return os.strerror(min(numbers & NO_SPACE))
         each = each.__cause__ or each.__context__
-    for place in (folder, Path(tempfile.gettempdir())):
+    for place, meant in ((folder, ""), (Path(tempfile.gettempdir()), "; export TMPDIR=/another/disk for temporary files")):
         try:
             free = shutil.disk_usage(place).free
         except OSError:
             continue
         if free < SCARCE:
-            return f"the disk of {place} has {free:,} bytes left"
+            return f"the disk of {place} has {free:,} bytes left{meant}"
     return None
 
 

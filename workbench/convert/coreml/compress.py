@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.convert.coreml.exporting import import_coremltools, quiet
+from workbench.convert.coreml.exporting import fresh_names, import_coremltools, quiet
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.coreml.state_writes import state_writes
 from workbench.convert.coreml.thresholds import thresholds
@@ -33,6 +33,7 @@ def compress(mlmodel: Any, recipe: Recipe) -> Any:
     import_coremltools()
     try:
         with quiet(), state_writes(), thresholds():
+            fresh_names()
             return _METHODS[recipe.quantize](mlmodel)
     except ModuleNotFoundError as error:
         raise RuntimeMissing(

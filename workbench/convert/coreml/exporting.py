@@ -69,6 +69,14 @@ def import_coremltools() -> Any:
     return coremltools
 
 
+def fresh_names() -> None:
+    """coremltools numbers the values that it makes, and begins anew only after a conversion that succeeded (9.0, converters/mil/converter.py,
+    ``_reset_conversion_state``): after one that failed, or a compression, the same model would be other bytes."""
+    from coremltools.converters.mil.mil import Builder
+
+    Builder.name_count.clear()
+
+
 def export(stage: Stage) -> torch.export.ExportedProgram:
     """The stage as a graph of core ATen ops, checked for what Core ML can hold.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.convert.coreml.exporting import check_target, export, import_coremltools, quiet, source_line
+from workbench.convert.coreml.exporting import check_target, export, fresh_names, import_coremltools, quiet, source_line
 from workbench.convert.coreml.keeping import Keeper
 from workbench.convert.coreml.origins import layers_of, module_path, operations, origins_of
 from workbench.convert.coreml.recipe import Recipe
@@ -118,6 +118,7 @@ def _convert(coremltools: Any, stage: Stage, recipe: Recipe, exported: Any, keep
     }
     try:
         with quiet(), state_writes():
+            fresh_names()
             inputs, outputs = _inputs(coremltools, stage), _outputs(coremltools, stage, exported)
             return convert_and_retrieve_op_mapping(exported, inputs=inputs, outputs=outputs, **settings)[0]
     except Exception as error:  # coremltools raises many kinds, mostly from the function of one op
