@@ -34,8 +34,9 @@ class Each:
 
 
 NUMBER = float
-LARGEST = 1e30
-"""No count, size, time or error of a bundle is larger; a page could neither draw nor print some that are."""
+SIZE = "size"
+"""A number of bytes. Weights may hold any number that a float can (the smallest of float32 as a mask, say); a size is drawn and printed."""
+LARGEST_SIZE = 1e30
 NUMBERS = Maybe(Each(Maybe(NUMBER)))
 
 MANIFEST = {
@@ -46,7 +47,7 @@ MANIFEST = {
     "key": {
         "task": dict,
         "data": {"fingerprint": Maybe(str)},
-        "model": {"weights": Maybe(str), "size_bytes": Maybe(NUMBER)},
+        "model": {"weights": Maybe(str), "size_bytes": Maybe(SIZE)},
         "backend": {"name": str},
         "options": dict,
         "generation": dict,
@@ -86,12 +87,12 @@ CONVERTED = {
 }
 ARTIFACT = Maybe(
     {
-        "bytes": Maybe(NUMBER),
+        "bytes": Maybe(SIZE),
         "tensors": Maybe(
             Each(
                 TENSOR
                 | dict.fromkeys(OF_A_WEIGHT, Maybe(str))
-                | {"stored_bytes": Maybe(NUMBER), "dense_bytes": Maybe(NUMBER), "stages": Maybe([str])}
+                | {"stored_bytes": Maybe(SIZE), "dense_bytes": Maybe(SIZE), "stages": Maybe([str])}
             )
         ),
         "converted": Maybe(CONVERTED),
@@ -100,7 +101,7 @@ ARTIFACT = Maybe(
     }
 )
 EVENT = {"event": str, "model": Maybe(dict)}
-WORDS: dict[Any, str] = {str: "text", int: "whole number", NUMBER: "finite number", dict: "mapping", list: "list"}
+WORDS: dict[Any, str] = {str: "text", int: "whole number", NUMBER: "finite number", SIZE: "finite number", dict: "mapping", list: "list"}
 
 
 def misfit(value: Any, shape: Any, path: str = "") -> str | None:
@@ -121,9 +122,9 @@ def misfit(value: Any, shape: Any, path: str = "") -> str | None:
             return f"{here} is no list"
         parts = ((item, shape[0], str(place)) for place, item in enumerate(value))
     else:
-        kinds = (int, float) if shape is NUMBER else shape
+        kinds = (int, float) if shape in (NUMBER, SIZE) else shape
         fits = isinstance(value, kinds) and not isinstance(value, bool) and not (isinstance(value, float) and not isfinite(value))
-        if fits and not isinstance(value, (str, dict, list)) and abs(value) > LARGEST:
+        if fits and shape is SIZE and abs(value) > LARGEST_SIZE:
             return f"{here} is too large"
         return None if fits else f"{here} is {'missing' if value is None else f'no {WORDS[shape]}'}"
     return next((found for item, each, name in parts if (found := misfit(item, each, f"{path}.{name}" if path else name))), None)
