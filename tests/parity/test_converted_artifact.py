@@ -116,6 +116,15 @@ def test_a_checkpoint_in_half_precision_has_the_same_values_in_float32(tmp_path)
     assert rung_of(tmp_path / "other", {NAMES[0]: stored(A, NAMES[0])}, reference).status == "different"
 
 
+def test_a_weight_too_large_to_be_hashed_whole_is_believed_as_the_conversion_measured_it(tmp_path):
+    """Half as large in the checkpoint, it is hashed whole there: the two hashes are of other bytes."""
+    half = A.astype("<f2")
+    reference = {NAMES[0]: entry(half, "F16")}
+    for error, status in ((0.0, "same"), (0.3, "different")):
+        sampled = {**stored(half.astype(np.float32), NAMES[0], error=error), "sampled": True, "hash": "of some blocks"}
+        assert rung_of(tmp_path / str(error), {NAMES[0]: sampled}, reference).status == status
+
+
 def test_two_converted_models_are_compared_by_the_same_names(tmp_path):
     first = held({NAMES[0]: stored(A, NAMES[0])})
     second = held(

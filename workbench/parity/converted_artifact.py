@@ -126,7 +126,7 @@ def same_values(tensor: Tensor, known: Tensor) -> bool:
     alike = without_ones(tensor) == without_ones(known)
     if tensor["hash"] == known["hash"] and tensor["dtype"] == known["dtype"]:
         return alike
-    if tensor["dtype"] == "F32" and known["dtype"] in HALVES and "single" in known:
+    if tensor["dtype"] == "F32" and known["dtype"] in HALVES and "single" in known and not tensor.get("sampled"):
         return alike and known["single"] == tensor["hash"]
     # Beyond the sizes that are hashed whole, and in another layout than the checkpoint's, only the conversion could tell.
     unknown = tensor.get("sampled") or known.get("sampled") or not alike or known["dtype"] in HALVES
@@ -141,7 +141,7 @@ def rounded(tensor: Tensor, known: Tensor) -> bool:
     if tensor["hash"] in (known.get("half"), known["hash"]):
         return True
     error = tensor.get("error")
-    return bool("half" not in known and error is not None and error <= ROUNDED)
+    return bool(("half" not in known or tensor.get("sampled")) and error is not None and error <= ROUNDED)
 
 
 def by_content(tensor: Tensor, other: Mapping[str, Tensor]) -> str | None:
