@@ -1,6 +1,6 @@
 """Takes what names a person or a machine out of a program's messages: paths, the user's name, the host's name.
 
-    Private.here().scrubbed("/Users/ada/work/m.py: No such file")     # '…/m.py: No such file'
+    Private.here().scrubbed("/Users/ada/models/m.py: No such file")     # '…/m.py: No such file'
 
 Bundles hold no such thing by design; a foreign library's error message may.
 """
