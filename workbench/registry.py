@@ -33,6 +33,10 @@ BUILT_IN_CONVERTERS = {"coreml": "workbench.convert.coreml.cache:ensure"}
 """Runtimes that run what is converted for them: ``ensure(spec)`` gives the converted folder, made on first use."""
 
 
+ITEM_READER = "workbench.capture.inputs:read_items"
+"""Requests of tasks, suites and files, as captures and conversions are given them."""
+
+
 def task(function: Callable) -> Callable:
     """Register a function that returns a Task, under the function's name with dashes for underscores."""
     TASKS[function.__name__.replace("_", "-")] = function
@@ -82,5 +86,14 @@ def get_converter(backend: str) -> Callable | None:
     """
     if backend not in BUILT_IN_CONVERTERS:
         return None
-    module, _, name = BUILT_IN_CONVERTERS[backend].partition(":")
+    return _named(BUILT_IN_CONVERTERS[backend])
+
+
+def get_item_reader() -> Callable:
+    """``read_items(sources, limit=...)``: it lies above the converters, which call it through this name."""
+    return _named(ITEM_READER)
+
+
+def _named(text: str) -> Callable:
+    module, _, name = text.partition(":")
     return getattr(import_module(module), name)

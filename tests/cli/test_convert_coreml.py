@@ -13,7 +13,8 @@ from tests.convert import staged_models
 from tests.convert.small_modules import small
 from workbench.cli import convert, convert_coreml, main
 from workbench.convert.coreml.recipe import Recipe
-from workbench.convert.coreml.subject import subject_of
+from workbench.convert.feeds import INPUTS_OF, feeds_of
+from workbench.convert.subject import subject_of
 from workbench.errors import EXIT_DIFFERENT, EXIT_OK, EXIT_USAGE, DataError, UsageError
 from workbench.models.converted import Converted
 
@@ -175,18 +176,18 @@ def arguments(**given):
 def test_bundled_models_are_checked_on_their_own_tasks(model, calls):
     subject = subject_of(model)
     stages = subject.stages(Recipe(context=192))
-    feeds, words = convert_coreml.feeds_of(arguments(limit=1, inputs=convert_coreml.INPUTS_OF[model]), subject)(stages)
+    feeds, words = feeds_of(subject, INPUTS_OF[model], 1)(stages)
     found = {name: len(given) for name, given in feeds.items()}
     assert found | calls == found and words.startswith(("4 inputs of demo", "1 input of stt"))
     last = feeds["step"][-1]
     logits = stages["step"].run(feeds["step"][-2])[0]["logits"]
     assert int(logits[0, -1].argmax()) == int(last["tokens"][0, 0]), "the tokens are torch's own"
-    assert convert_coreml.feeds_of(arguments(no_check=True), subject) is None
+    assert convert_coreml._feeds(arguments(no_check=True), subject) is None
 
 
 def test_inputs_of_another_family_are_refused(tmp_path):
     subject = subject_of(str(staged_models.whisper(tmp_path / "tiny")))
-    assert convert_coreml.feeds_of(arguments(), subject) is None
-    feeds = convert_coreml.feeds_of(arguments(inputs=["demo"], limit=1), subject)
+    assert convert_coreml._feeds(arguments(), subject) is None
+    feeds = feeds_of(subject, ["demo"], 1)
     with pytest.raises(UsageError, match="tiny is a speech-to-text model"):
         feeds(subject.stages(Recipe()))

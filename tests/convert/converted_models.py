@@ -22,7 +22,16 @@ import pytest
 
 import workbench
 
-CODE = ("convert/coreml", "convert/stages", "convert/drafts.py", "models/masks.py", "models/converted.py", "models/pretrained.py")
+CODE = (
+    "convert/coreml",
+    "convert/stages",
+    "convert/building.py",
+    "convert/comparing.py",
+    "convert/drafts.py",
+    "models/masks.py",
+    "models/converted.py",
+    "models/pretrained.py",
+)
 DAY = 86400.0
 
 
@@ -31,14 +40,15 @@ def converted(model: str, **recipe: Any) -> Path:
     pytest.importorskip("coremltools")
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from workbench.convert.coreml.cache import cached
+    from workbench.convert.cache import cached
+    from workbench.convert.coreml.build import CONVERTER
     from workbench.convert.coreml.recipe import Recipe
-    from workbench.convert.coreml.subject import subject_of
+    from workbench.convert.subject import subject_of
 
     before = os.environ.get("WORKBENCH_CACHE")
     os.environ["WORKBENCH_CACHE"] = str(folder())
     try:
-        return cached(subject_of(model), Recipe(**recipe).check(), lambda text: None).folder
+        return cached(CONVERTER, subject_of(model), Recipe(**recipe).check(), lambda text: None).folder
     finally:
         if before is None:
             del os.environ["WORKBENCH_CACHE"]

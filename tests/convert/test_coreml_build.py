@@ -20,15 +20,17 @@ pytest.importorskip("torch")
 from tests.convert import staged_models
 from tests.convert.coreml_models import Six, torch
 from tests.convert.small_modules import small
+from workbench.convert.building import mismatch, wanted
+from workbench.convert.comparing import example_feeds
 from workbench.convert.coreml import build as builder
 from workbench.convert.coreml import check as checking
-from workbench.convert.coreml.build import build, mismatch, wanted
+from workbench.convert.coreml.build import CONVERTER, build
 from workbench.convert.coreml.programs import convert_stage
 from workbench.convert.coreml.recipe import Recipe
-from workbench.convert.coreml.subject import subject_of
 from workbench.convert.drafts import draft, publish
 from workbench.convert.reload import DifferentModel
 from workbench.convert.stages.stage import Stage
+from workbench.convert.subject import subject_of
 from workbench.errors import EXIT_DIFFERENT, ModelError, UsageError
 
 
@@ -167,7 +169,7 @@ def test_a_folder_that_is_there_is_used_only_when_it_is_what_was_asked(module, t
 
 def test_what_an_artifact_was_made_from_is_compared_whole(module, tmp_path):
     factory, found = module
-    asked = wanted(subject_of(factory), Recipe())
+    asked = wanted(subject_of(factory), Recipe(), CONVERTER)
     assert mismatch(found, asked) is None
     for part, name in (
         ("source", "weights"),
@@ -181,10 +183,10 @@ def test_what_an_artifact_was_made_from_is_compared_whole(module, tmp_path):
     assert "one_more" in mismatch(found, {**asked, "versions": {**asked["versions"], "one_more": "1"}})
     other = tmp_path / "other"
     other.mkdir()
-    assert mismatch(found, wanted(subject_of(small(other, "\nmake_again = make\n")), Recipe())).startswith(
+    assert mismatch(found, wanted(subject_of(small(other, "\nmake_again = make\n")), Recipe(), CONVERTER)).startswith(
         "it was made from other settings"
     )
-    assert mismatch(found, wanted(subject_of(small(other).replace(":make", ":make")), Recipe())) is None
+    assert mismatch(found, wanted(subject_of(small(other).replace(":make", ":make")), Recipe(), CONVERTER)) is None
 
 
 def test_compression_is_measured_apart_and_what_was_left_is_listed(module, tmp_path):
@@ -258,7 +260,7 @@ def test_fp16_where_fp32_was_asked_is_found_with_the_ops(module, tmp_path):
     factory, _ = module
     half = build(subject_of(factory), tmp_path / "half", Recipe(precision="fp16")).artifact
     stage = subject_of(factory).stages(Recipe()).stages[0]
-    feeds = checking.example_feeds(subject_of(factory).stages(Recipe()))["main"]
+    feeds = example_feeds(subject_of(factory).stages(Recipe()))["main"]
     package = half.stages["main"].path
     assert half.check["main"]["same"] and 1e-5 < half.check["main"]["outputs"]["scores"]["relative_l2"] < 4e-2
     seen = checking.check_stage(stage, package, None, feeds, Recipe())
@@ -353,7 +355,7 @@ def test_a_disk_that_fills_up_while_a_program_is_written_says_so(module, tmp_pat
 
 def test_versions_and_converter_number_are_in_the_manifest(module):
     versions = module[1].versions
-    assert versions["converter"] == builder.CONVERTER and {"workbench", "coremltools", "torch", "transformers"} <= set(versions)
+    assert versions["converter"] == CONVERTER.number and {"workbench", "coremltools", "torch", "transformers"} <= set(versions)
 
 
 def test_adapters_pickles_and_converted_folders_are_refused(module, tmp_path):

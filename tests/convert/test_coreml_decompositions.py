@@ -6,15 +6,16 @@ import pytest
 
 from tests.convert.coreml_models import memory
 from tests.convert.small_modules import small
+from workbench.convert.comparing import example_feeds
 from workbench.convert.coreml import exporting
 from workbench.convert.coreml.build import build
-from workbench.convert.coreml.check import check_stage, differences, example_feeds
+from workbench.convert.coreml.check import check_stage, differences
 from workbench.convert.coreml.programs import convert_stage
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.coreml.saving import save_package
-from workbench.convert.coreml.subject import subject_of
 from workbench.convert.reload import DifferentModel
 from workbench.convert.stages import stages_of_module
+from workbench.convert.subject import subject_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("coremltools")

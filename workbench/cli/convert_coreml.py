@@ -10,43 +10,27 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import DataError, UsageError, WorkbenchError
+from workbench.cli import convert_words
+from workbench.convert.feeds import INPUTS_OF, LIMIT, MakeFeeds, feeds_of
+from workbench.errors import UsageError, WorkbenchError
 
-INPUTS_OF = {"demo:vlm": ["demo"], "demo:stt": ["stt"]}
-"""What the bundled models are checked on unless the user says otherwise."""
-LIMIT = 2
-FOLLOWED = 2
-"""Tokens that the decoder is followed over after a prompt; each is a call of the step, with its caches in memory."""
 SHOWN = 10
 """Layers of a stage's sensitivity table, and weights that were left, that are printed; ``--json`` has all."""
-EVALS = {"vision-language": "demo", "speech-to-text": "stt"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that ``--to coreml`` alone has."""
     group = parser.add_argument_group("coreml")
-    group.add_argument("--precision", metavar="fp32|fp16", help="what the programs compute in (default fp32)")
     group.add_argument(
         "--quantize", metavar="HOW", help="compress the weights: int8, int4-block32 (iOS18), palette4, palette6 or prune50"
     )
     group.add_argument("--target", metavar="iOS17|iOS18", help="the oldest system that is to run it (default iOS18, macOS 15)")
     group.add_argument(
         "--stateful-kv", action="store_true", default=None, help="the decoder keeps its cache in the program (iOS18)"
-    )
-    group.add_argument(
-        "--keep-fp32",
-        action="append",
-        metavar="PATTERN",
-        help="with fp16: ops that stay fp32, by type, layer or value, with * for anything; repeatable",
-    )
-    group.add_argument(
-        "--context", type=int, metavar="N", help="positions of the decoder's cache (default: the model's, at most 2048)"
     )
     group.add_argument(
         "--sensitivity",
@@ -56,13 +40,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --quantize: which layers cost most when they alone are compressed; print the first N of each stage",
     )
-    group.add_argument(
-        "--inputs",
-        action="append",
-        metavar="WHAT",
-        help="check on a task's or suite's first items, an image, a sound or a file of arrays (default: the bundled models' own tasks, else seeded random inputs)",
-    )
-    group.add_argument("--limit", type=int, metavar="N", help=f"with --inputs: the first N items of each task (default {LIMIT})")
 
 
 OPTIONS = ("precision", "quantize", "target", "stateful_kv", "keep_fp32", "context", "sensitivity", "inputs", "limit")
@@ -72,12 +49,12 @@ def convert(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """(what ``--json`` prints, the lines for people). Raises as ``workbench.convert.coreml.build.build``."""
     from workbench.cli.convert import saying
     from workbench.convert.coreml.build import build
-    from workbench.convert.coreml.subject import subject_of
+    from workbench.convert.subject import subject_of
 
     recipe = recipe_of(args)
     _refuse_idle(args)
     subject = subject_of(args.model)
-    feeds = feeds_of(args, subject)
+    feeds = _feeds(args, subject)
     out = args.out or default_out(args.model, subject, recipe)
     done = build(
         subject,
@@ -121,110 +98,17 @@ def _refuse_idle(args: argparse.Namespace) -> None:
 
 def default_out(model: str, subject: Any, recipe: Any) -> Path:
     """Beside the user's own folder, else in the current one; what is not the default of a recipe is part of the name."""
-    from workbench.cli.convert import find
-
-    name = subject.name.split("/")[-1].split(":")[-1]
-    if model.endswith(f":{name}") and model.count(".py:"):
-        name = f"{Path(subject.name.partition(':')[0]).stem}-{name}"
     words = ["fp16" if recipe.precision == "fp16" else "", recipe.quantize or "", "iOS17" if recipe.target == "iOS17" else ""]
     words += ["stateful" if recipe.stateful else "", f"context{recipe.context}" if recipe.context else ""]
-    suffix = "".join(f"-{word}" for word in ["coreml", *words] if word)
-    if Path(model).expanduser().is_dir():
-        return find(model, suffix)[1]
-    return Path(f"{'demo-' if subject.name.startswith('demo:') else ''}{name}{suffix}")
+    return convert_words.default_out(model, subject.name, ["coreml", *words])
 
 
-def feeds_of(args: argparse.Namespace, subject: Any) -> Callable[[Any], tuple[Any, str]] | None:
-    """How the check's inputs are made from the stages; None: seeded random ones. Raises UsageError, DataError for --inputs."""
+def _feeds(args: argparse.Namespace, subject: Any) -> MakeFeeds | None:
+    """None: seeded random ones."""
     sources = args.inputs or INPUTS_OF.get(subject.name)
     if not sources or (args.no_check and args.sensitivity is None):
         return None
-    if subject.folder is None:
-        given = [read_arrays(Path(source)) for source in sources]
-        return lambda stages: (pooled(stages, given), f"{', '.join(Path(source).name for source in sources)}")
-    from workbench.capture.inputs import read_items
-
-    items = read_items(sources, limit=LIMIT if args.limit is None else args.limit)
-
-    def feeds(stages: Any) -> tuple[Any, str]:
-        from workbench.models.options import VISION
-
-        if items[0].family != stages.family:
-            raise UsageError(
-                f"{subject.name} is a {stages.family} model",
-                why=f"the inputs are for {items[0].family} models",
-                fix="--inputs TASK",
-            )
-        preparing = (Pictures if stages.family == VISION else Sounds)(subject)
-        arrays = [item.prepare(preparing).arrays for item in items]
-        names = ", ".join(Path(source).name for source in sources)
-        return pooled(stages, arrays), f"{_count(len(items), 'input')} of {names}"
-
-    return feeds
-
-
-class Pictures:
-    """Prepares requests as the model's own processor does, without the model."""
-
-    def __init__(self, subject: Any):
-        from workbench.models import options
-        from workbench.models.loading import quietly
-        from workbench.models.processors import Preprocessor
-
-        with quietly():
-            self.preprocessor = Preprocessor(subject.folder, options.read("torch", {}))
-
-    def prepare(self, request: Any) -> Any:
-        return self.preprocessor.prepare(request, tensors="np")
-
-
-class Sounds:
-    """Prepares one window's log-mel and the decoder's prompt, without a transcript: following one would take a cache a token."""
-
-    def __init__(self, subject: Any):
-        from workbench.models.loading import open_speech_to_text
-        from workbench.types import ModelSpec
-
-        source = subject.name if subject.name.startswith("demo:") else str(subject.folder)
-        self.model = open_speech_to_text(ModelSpec("torch", source, text=f"torch:{subject.name}"))
-
-    def prepare(self, request: Any) -> Any:
-        return self.model.prepare(request)
-
-
-def read_arrays(path: Path) -> dict[str, Any]:
-    """One call of a user's module: arrays by the names of its inputs. Raises DataError."""
-    import numpy
-
-    try:
-        if path.suffix != ".npz":
-            raise ValueError("a module of your own takes a .npz with one array an input")
-        with numpy.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path.name!r} cannot be read as named arrays", why=str(error)[:300], fix="numpy.savez('inputs.npz', NAME=array, ...)"
-        ) from error
-
-
-def pooled(stages: Any, requests: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The calls of every stage over all requests."""
-    found: dict[str, list[Any]] = {stage.name: [] for stage in stages}
-    for arrays in requests:
-        for name, calls in (stages.feeds(arrays) if stages.family == "module" else followed(stages, arrays)).items():
-            found[name] += calls
-    return found
-
-
-def followed(stages: Any, arrays: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The calls of one request, with the ``FOLLOWED`` tokens that torch itself writes next."""
-    tokens: list[int] = []
-    for _ in range(FOLLOWED):
-        feeds = stages.feeds(arrays, tokens)
-        last = "step" if feeds["step"] else "prefill"
-        outputs, _ = stages[last].run(feeds[last][-1])
-        tokens.append(int(outputs["logits"][0, -1].argmax()))
-    return stages.feeds(arrays, tokens)
+    return feeds_of(subject, sources, LIMIT if args.limit is None else args.limit)
 
 
 def first_departing(stage: Any, found: Any, package: Path, function: str | None, feeds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -267,21 +151,11 @@ def described(done: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def lines(done: Any, args: argparse.Namespace) -> Iterator[str]:
     """For people: what there is, what was compressed and what was not, the check, what to type next."""
-    from workbench.report.text import byte_text
-
     artifact = done.artifact
-    if done.reused:
-        yield f"{done.folder} is there already, exactly as asked for: nothing was converted"
-    count = len(artifact.stages)
-    about = f"{artifact.architecture}, {artifact.label}, {_count(count, 'stage')}"
-    yield f"{done.folder}: {about}, {byte_text(artifact.size_bytes)}"
-    for package, entry in artifact.packages.items():
-        held = [stage for stage in artifact.stages.values() if stage.package == package]
-        words = ", ".join(f"{stage.name} ({sum(stage.ops.values()):,} ops)" for stage in held)
-        yield f"  {package}  {byte_text(entry['bytes'])}  {words}"
+    yield from convert_words.head(done)
     yield from _compressed(artifact)
-    yield from _kept(artifact)
-    yield from _checked(artifact)
+    yield from convert_words.kept(artifact)
+    yield from convert_words.checked(artifact, remark="; before compression")
     yield from _sensitive(artifact, args.sensitivity)
     yield f"next: {following(done, args.model)}"
 
@@ -308,33 +182,6 @@ def _compressed(artifact: Any) -> Iterator[str]:
             yield f"    and {len(left) - SHOWN} more large ones (--json lists all)"
 
 
-def _kept(artifact: Any) -> Iterator[str]:
-    for name in artifact.stages:
-        kept = artifact.manifest["stages"][name].get("kept_fp32") or []
-        if kept:
-            types = ", ".join(f"{op} × {count}" for op, count in Counter(row["op"] for row in kept).most_common())
-            yield f"kept in fp32: {name}: {_count(len(kept), 'op')} ({types})"
-
-
-def _checked(artifact: Any) -> Iterator[str]:
-    if not artifact.check:
-        yield "check: none was made (--no-check)"
-        return
-    yield f"check against torch, on {artifact.manifest.get('inputs')} (relative L2 of the outputs; before compression)"
-    for name, seen in artifact.check.items():
-        if seen is None:
-            yield f"  {name}: not checked, the inputs never reach it"
-            continue
-        found = ", ".join(f"{count} ops {dtype}" for dtype, count in seen["precision"]["found"].items())
-        worst = max(seen["outputs"].items(), key=lambda pair: pair[1]["relative_l2"] or 0.0)
-        row = f"  {name}: {'same' if seen['same'] else 'DIFFERENT'}, at most {_tell(worst[1]['relative_l2'])} ({worst[0]})"
-        row += f", limit {worst[1]['limit']:.0e}; {_count(seen['calls'], 'call')}; {found}"
-        if compressed := seen.get("compressed"):
-            most = max(compressed.items(), key=lambda pair: pair[1]["relative_l2"] or 0.0)
-            row += f"; compressed: {_tell(most[1]['relative_l2'])} ({most[0]})"
-        yield row
-
-
 def _sensitive(artifact: Any, count: int | None) -> Iterator[str]:
     from workbench.report.text import byte_text
 
@@ -351,20 +198,9 @@ def _sensitive(artifact: Any, count: int | None) -> Iterator[str]:
             yield f"  {name}  and {len(own) - count} more (--json lists all)"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _tell(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.1e}"
-
-
 def following(done: Any, model: str) -> str:
     """The command to type next."""
-    artifact = done.artifact
-    if artifact.family in EVALS:
-        folder = str(done.folder)
-        named = folder if folder.startswith((".", "/", "~")) else f"./{folder}"
-        return f"workbench eval {EVALS[artifact.family]} --model {shlex.quote(f'coreml:{named}')}"
-    package = next(iter(artifact.stages.values())).path
-    return f"workbench mil check {shlex.quote(str(package))} --against {shlex.quote(model)}"
+    package = next(iter(done.artifact.stages.values())).path
+    return (
+        convert_words.eval_of(done, "coreml") or f"workbench mil check {shlex.quote(str(package))} --against {shlex.quote(model)}"
+    )

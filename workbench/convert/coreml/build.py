@@ -9,56 +9,35 @@ when all of that is what was asked for.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import __version__
-from workbench.convert.coreml.check import check_stage, differences, example_feeds, judged, measure
+from workbench.convert.building import Built, Feeds, MakeFeeds, Say, existing, random_feeds, wanted, written
+from workbench.convert.comparing import judged
+from workbench.convert.coreml.check import check_stage, differences, measure
 from workbench.convert.coreml.recipe import Recipe
-from workbench.convert.coreml.subject import Subject
-from workbench.convert.drafts import draft, publish
 from workbench.convert.reload import DifferentModel
-from workbench.errors import ModelError, RuntimeMissing, UsageError
-from workbench.fingerprint import of_file, versions
-from workbench.models.converted import FORMAT, MANIFEST, MODEL_FILE, WEIGHT_FILE, Converted, is_converted, package_bytes
+from workbench.convert.subject import Subject
+from workbench.errors import RuntimeMissing, UsageError
+from workbench.fingerprint import of_file
+from workbench.models.converted import MODEL_FILE, WEIGHT_FILE, package_bytes
 
 if TYPE_CHECKING:
     from workbench.convert.stages.stage import Stage, StageSet
 
-CONVERTER = 2
-"""Raised whenever a change to the converter can change what it writes: older artifacts are then converted again."""
-LIBRARIES = ("coremltools", "torch", "transformers", "numpy", "scikit-learn")
-"""What writes the programs; scikit-learn finds palettes."""
 ROOM = 3
 """Times the weights in float32: a draft holds every program as converted and, for a moment, as compressed."""
 MEASURED = 4
 """Calls of a stage on which each of its layers' costs is measured, at most."""
 
-Say = Callable[[str], None]
-Feeds = dict[str, list[dict[str, Any]]]
 Explain = Callable[["Stage", Any, Path, str | None, Sequence[Mapping[str, Any]]], list[str]]
 """(stage, its conversion, package, function, feeds) -> more words about a difference that the check found."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """``reused``: the folder was there, exactly as asked for. ``kept``: ops that stay fp32, by stage."""
-
-    artifact: Converted
-    reused: bool
-    kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        return self.artifact.folder
 
 
 def build(
@@ -69,7 +48,7 @@ def build(
     say: Say | None = None,
     check: bool = True,
     sensitive: bool = False,
-    feeds: Callable[[StageSet], tuple[Feeds, str]] | None = None,
+    feeds: MakeFeeds | None = None,
     explain: Explain | None = None,
     elsewhere: str = "--out FOLDER on another disk",
 ) -> Built:
@@ -81,62 +60,45 @@ def build(
     converted, no space), RuntimeMissing, and DifferentModel (exit code 1) when the check fails: nothing is written then.
     """
     recipe.check()
-    say = say or (lambda text: None)
-    asked = wanted(subject, recipe)
+    asked = wanted(subject, recipe, CONVERTER)
     if os.path.lexists(out):
-        return Built(_existing(out, asked, check), True)
+        return Built(existing(out, asked, check), True)
     require()
-    with draft(out, ROOM * subject.bytes, elsewhere) as folder:
+    kept: dict[str, list[dict[str, Any]]] = {}
+
+    def fill(folder: Path) -> tuple[StageSet, dict[str, Any]]:
         stages = subject.stages(recipe)
         given, words = (feeds or random_feeds)(stages) if check or sensitive else ({}, "")
-        made = _Made(subject, recipe, stages, folder, say, given, check, sensitive, explain)
+        made = _Made(subject, recipe, stages, folder, say or (lambda text: None), given, check, sensitive, explain)
         made.convert()
-        files = subject.copy_settings(folder)
-        manifest = {
-            "format": FORMAT,
-            "runtime": "coreml",
-            "family": stages.family,
-            "architecture": stages.architecture,
-            **asked,
-            "source": subject.source(),
-            "sizes": stages.sizes,
+        kept.update(made.kept)
+        return stages, {
             "stages": made.entries,
             "packages": _packages(folder),
-            "files": files,
             "check": made.checks,
             "inputs": words,
             "sensitivity": made.sensitivity,
         }
-        text = json.dumps(_finite(manifest), indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        publish(folder, out)
-    return Built(Converted(out), False, made.kept)
+
+    artifact = written(out, subject, asked, runtime=CONVERTER.name, room=ROOM, elsewhere=elsewhere, fill=fill)
+    return Built(artifact, False, kept)
 
 
-def wanted(subject: Subject, recipe: Recipe) -> dict[str, Any]:
-    """What an artifact must have been made from to be used for this: contents of the source, recipe, versions."""
-    return {
-        "source": {"weights": subject.weights, "config": subject.config},
-        "recipe": recipe.to_json(),
-        "versions": {"workbench": __version__, "converter": CONVERTER, **versions(LIBRARIES)},
-    }
+class CoreML:
+    """What ``workbench.convert.cache`` asks of a converter."""
+
+    name = "coreml"
+    words = "Core ML"
+    number = 2
+    """Raised whenever a change to the converter can change what it writes: older artifacts are then converted again."""
+    libraries = ("coremltools", "torch", "transformers", "numpy", "scikit-learn")
+    """What writes the programs; scikit-learn finds palettes."""
+
+    def build(self, subject: Subject, out: Path, recipe: Recipe, *, say: Say, elsewhere: str) -> Built:
+        return build(subject, out, recipe, say=say, elsewhere=elsewhere)
 
 
-def mismatch(artifact: Converted, asked: Mapping[str, Any]) -> str | None:
-    """The first thing that an artifact was made from and that was not asked for, in words; None where all is the same."""
-    for part in ("source", "recipe", "versions"):
-        held = artifact.manifest.get(part) or {}
-        for name in dict.fromkeys([*asked[part], *(held if part != "source" else ())]):
-            before, now = held.get(name), asked[part].get(name)
-            if before != now:
-                if part == "source":
-                    return f"it was made from other {'weights' if name == 'weights' else 'settings'} ({held.get('name')})"
-                return (
-                    f"its {name} is {before!r}, and {now!r} was asked for"
-                    if part == "recipe"
-                    else f"it was made by {name} {before}, here is {now}"
-                )
-    return None
+CONVERTER = CoreML()
 
 
 def require() -> None:
@@ -331,15 +293,6 @@ def arrays_of(package: Path, function: str | None) -> dict[str, list[dict[str, A
     }
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinities: an error that is infinite or no number is null."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _packages(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for package in sorted(folder.glob("*.mlpackage")):
@@ -350,31 +303,3 @@ def _packages(folder: Path) -> dict[str, dict[str, Any]]:
             "weights": of_file(weights) if weights.is_file() else None,
         }
     return found
-
-
-def _existing(out: Path, asked: Mapping[str, Any], check: bool) -> Converted:
-    """The folder that is there, when it is what was asked for. Raises UsageError, and ModelError for a damaged one."""
-    if not is_converted(out):
-        raise UsageError(f"{out} is there already", why="nothing is written over it", fix="--out ANOTHER-FOLDER")
-    try:
-        found = Converted(out)
-    except ModelError as error:
-        raise ModelError(
-            f"{out} is there already and damaged: {error.what}", why=error.why, fix="--out ANOTHER-FOLDER, or remove it"
-        ) from error
-    why = mismatch(found, asked)
-    if why is None and check and not found.check:
-        why = "it was converted with --no-check"
-    if why:
-        raise UsageError(f"{out} is there already, and is another conversion", why=why, fix="--out ANOTHER-FOLDER")
-    return found
-
-
-def random_feeds(stages: StageSet) -> tuple[Feeds, str]:
-    """Inputs for where no request is at hand, and what they are."""
-    return example_feeds(stages), "seeded random inputs"
-
-
-def on_stderr(text: str) -> None:
-    """Progress for people."""
-    print(text, file=sys.stderr, flush=True)

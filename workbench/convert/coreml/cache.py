@@ -1,33 +1,21 @@
-"""Models converted on first use: ``demo:vlm@coreml`` becomes a folder in the user's cache, made once for all processes.
+"""``demo:vlm@coreml`` becomes a folder of Core ML programs in the user's cache.
 
-    ensure(ModelSpec.parse("demo:vlm@coreml?quantize=int8"))     # .../coreml/demo-vlm-3f0c.../, converted now or found
-
-An entry's name holds a hash of all that it was made from (contents of the source, recipe, versions), so another recipe or an upgraded
-library has another entry. An entry that was damaged is set aside and made again.
+ensure(ModelSpec.parse("demo:vlm@coreml?quantize=int8"))     # .../coreml/demo-vlm-3f0c.../, converted now or found
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from workbench.convert.coreml.build import Built, build, mismatch, on_stderr, wanted
+from workbench.convert.building import on_stderr
+from workbench.convert.cache import cached
+from workbench.convert.coreml.build import CONVERTER
 from workbench.convert.coreml.recipe import Recipe
-from workbench.convert.coreml.subject import Subject, subject_of
-from workbench.convert.drafts import NO_SPACE, remove_stale
-from workbench.errors import ModelError
-from workbench.fingerprint import of_json
-from workbench.models.converted import Converted
+from workbench.convert.subject import subject_of
 from workbench.types import ModelSpec
 
-ELSEWHERE = "export WORKBENCH_CACHE=/another/disk"
 RECIPE_OPTIONS = tuple(field.name for field in fields(Recipe))
 """Options of a spec that the conversion depends on; all others are the runtime's."""
 
@@ -35,91 +23,7 @@ RECIPE_OPTIONS = tuple(field.name for field in fields(Recipe))
 def ensure(spec: ModelSpec, say: Callable[[str], None] | None = None) -> Path:
     """The converted folder of ``spec``, whose source is laid out for transformers; converted and checked now where it is not here yet.
 
-    Of ``spec.options`` those in ``RECIPE_OPTIONS`` are read. Two processes that ask for the same convert it once. Raises as ``build``:
-    ModelError also for a cache that cannot be written, DifferentModel for a conversion that is not the model.
+    Of ``spec.options`` those in ``RECIPE_OPTIONS`` are read. Raises as ``workbench.convert.cache.cached``.
     """
     recipe = Recipe.from_options({name: value for name, value in spec.options.items() if name in RECIPE_OPTIONS and value})
-    return cached(subject_of(spec), recipe, say or on_stderr).folder
-
-
-def cached(subject: Subject, recipe: Recipe, say: Callable[[str], None]) -> Built:
-    """As ``ensure``, for what is found already."""
-    entry = entry_of(subject, recipe)
-    asked = wanted(subject, recipe)
-    found = _whole(entry, asked)
-    if found is not None:  # a cache that can only be read serves what it holds
-        return Built(found, True)
-    with _locked(entry, subject.name, say):
-        found = _whole(entry, asked)
-        if found is not None:
-            return Built(found, True)
-        _set_aside(entry, say)
-        remove_stale(entry.parent)
-        made = build(subject, entry, recipe, say=say, elsewhere=ELSEWHERE)
-        say(f"converted {subject.name} for Core ML ({recipe.label}): {made.artifact.size_bytes:,} bytes, kept in {entry}")
-        return made
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: ``$WORKBENCH_CACHE``, else the platform's folder for caches."""
-    root = os.environ.get("WORKBENCH_CACHE")
-    if root:
-        return Path(root).expanduser() / "coreml"
-    home = Path(os.path.expanduser("~"))
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "parity-workbench" / "coreml"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "parity-workbench" / "coreml"
-
-
-def entry_of(subject: Subject, recipe: Recipe) -> Path:
-    """The folder of an entry, there or not."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", subject.name).strip("-.")[:60] or "model"
-    return cache_folder() / f"{name}-{of_json(wanted(subject, recipe), 16)}"
-
-
-def _whole(entry: Path, asked: dict[str, Any]) -> Converted | None:
-    """The entry, when it is there, whole and all that was asked for."""
-    try:
-        found = Converted(entry)
-    except ModelError:
-        return None
-    return found if mismatch(found, asked) is None else None
-
-
-def _set_aside(entry: Path, say: Callable[[str], None]) -> None:
-    """Rename an entry that is not whole; one such is kept, to be looked at."""
-    if not os.path.lexists(entry):
-        return
-    aside = entry.with_name(f"{entry.name}.damaged")
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    elif os.path.lexists(aside):
-        aside.unlink()
-    os.rename(entry, aside)
-    say(f"{entry.name} was damaged: set aside as {aside}, converting again")
-
-
-@contextmanager
-def _locked(entry: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Held while an entry is made. Raises ModelError where the cache cannot be written."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"another process is converting {name}: waiting for it")
-            lock.acquire()
-    except OSError as error:
-        full = error.errno in NO_SPACE
-        raise ModelError(
-            f"no space left in the cache {entry.parent}" if full else f"the cache {entry.parent} cannot be written",
-            why=f"{error.strerror or error}; a converted model is kept there",
-            fix=f"free some space, or {ELSEWHERE}" if full else f"{ELSEWHERE.replace('/another/disk', '/a/folder/of/yours')}",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return cached(CONVERTER, subject_of(spec), recipe, say or on_stderr).folder

@@ -9,13 +9,13 @@ values on purpose: the program is judged before it is compressed, and what compr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.convert.comparing import judged, same_shape
 from workbench.convert.coreml.recipe import Recipe
-from workbench.convert.stages.stage import Stage, StageSet
+from workbench.convert.stages.stage import Stage
 from workbench.metrics.tensors import TensorError, tensor_error
 
 LIMITS = {"fp32": 2e-5, "fp16": 4e-2}
@@ -24,9 +24,6 @@ LIMITS = {"fp32": 2e-5, "fp16": 4e-2}
 STATE_LIMIT = 2e-4
 """The same for an fp32 stage that keeps fp16 states, as Core ML's states are. torch's stage rounds as much: only numbers at the edge between
 two of fp16 fall to different sides, one in some hundreds, by 2**-11. Measured: 6e-6; an attention scale that is 1 % off: 2e-3."""
-SEED = 20
-PROMPT, FOLLOWED = 6, 2
-"""Tokens of a seeded prompt beside the image's, and after it."""
 NAMED = 8
 """Ops of the wrong type that a message names."""
 
@@ -74,17 +71,8 @@ def measure(
         for name, value in {**expected, **after}.items():
             whole = numpy.asarray(value).dtype.kind != "f"
             known = found.get(name, (TensorError(), whole))[0]
-            found[name] = (known + tensor_error(*_same_shape(name, value, given[name])), whole)
+            found[name] = (known + tensor_error(*same_shape(name, value, given[name])), whole)
     return found
-
-
-def judged(error: tuple[TensorError, bool], limit: float) -> dict[str, Any]:
-    """One output's row. Whole numbers must be the same; a value that is finite on one side only is never the same."""
-    found, whole = error
-    away = found.relative_rms if found.reference_square else math.sqrt(found.error_square / max(1, found.n))
-    bound = 0.0 if whole else limit
-    row = {"relative_l2": _number(away), "limit": bound, "values": found.n, "same": away <= bound and not found.one_sided}
-    return row | ({"not_finite_on_one_side": found.one_sided} if found.one_sided else {})
 
 
 def precision_of(package: Path, function: str | None, asked: str, kept: bool = False) -> dict[str, Any]:
@@ -120,42 +108,6 @@ def _of_state(op: Any, dtype: str, facts: Any) -> bool:
     return dtype == "fp16" and any(isinstance(facts.types.get(argument), StateType) for argument in op.references())
 
 
-def example_feeds(stages: StageSet) -> dict[str, list[dict[str, Any]]]:
-    """Inputs for where no request is at hand: seeded noise as image or sound, seeded tokens as prompt, and a few tokens that follow.
-
-    Of a user's module: its own example, and a second with seeded floats of the same mean and spread; whole numbers and what is the same
-    everywhere (masks, say) stay as they are.
-    """
-    import numpy
-
-    from workbench.models.options import VISION
-    from workbench.models.speech_to_text import FAMILY as SPEECH
-
-    drawn = numpy.random.default_rng(SEED)
-    sizes = stages.sizes
-    if stages.family == VISION:
-        shape = tuple(stages["vision"].example["pixel_values"].shape)
-        others = numpy.delete(numpy.arange(sizes["vocabulary"]), sizes["image_token"])
-        text = drawn.choice(others, min(PROMPT, sizes["context"] - sizes["image_tokens"] - FOLLOWED) + FOLLOWED)
-        ids = [*[sizes["image_token"]] * sizes["image_tokens"], *text[:-FOLLOWED]]
-        arrays = {"pixel_values": drawn.standard_normal(shape, numpy.float32), "input_ids": numpy.array([ids])}
-        return stages.feeds(arrays, text[-FOLLOWED:].tolist())
-    if stages.family == SPEECH:
-        mel = drawn.standard_normal((1, sizes["mels"], sizes["frames"]), numpy.float32)
-        text = drawn.integers(0, sizes["vocabulary"], 2 * FOLLOWED)
-        return stages.feeds({"input_features": mel, "input_ids": text[None, :FOLLOWED]}, text[FOLLOWED:].tolist())
-    found: dict[str, list[dict[str, Any]]] = {}
-    for stage in stages:
-        example = {name: value.detach().numpy() for name, value in stage.example.items()}
-        other = {
-            name: drawn.normal(value.mean(), value.std(), value.shape).astype(value.dtype)
-            for name, value in example.items()
-            if value.dtype.kind == "f" and float(value.std()) > 0
-        }
-        found[stage.name] = [example] + ([{**example, **other}] if other else [])
-    return found
-
-
 def differences(name: str, found: Mapping[str, Any]) -> list[str]:
     """What a check found wrong with a stage, in words; nothing where it is the same."""
     words = []
@@ -173,22 +125,3 @@ def differences(name: str, found: Mapping[str, Any]) -> list[str]:
         more = f": {', '.join(precision['other'][:NAMED])}" if precision["other"] else ""
         words.append(f"{name}: {precision['asked']} was asked, and the graph has {held}{more}")
     return words
-
-
-def _same_shape(name: str, expected: Any, given: Any) -> tuple[Any, Any]:
-    import numpy
-
-    expected, given = numpy.asarray(expected), numpy.asarray(given)
-    if expected.shape != given.shape:
-        from workbench.convert.reload import DifferentModel
-
-        raise DifferentModel(
-            f"output {name!r} has the shape {list(given.shape)}",
-            why=f"torch's is {list(expected.shape)}",
-            fix="nothing was written",
-        )
-    return expected, given
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workbench.convert.coreml.exporting import source_line
+from workbench.convert.stages.exporting import module_path, source_line
 
 DROPPED = frozenset(
     {"clone", "contiguous", "alias", "detach", "dropout", "lift_fresh_copy", "view", "reshape", "expand", "_to_copy"}
@@ -34,13 +34,6 @@ def operations(mlmodel: Any) -> list[tuple[Any, int | None]]:
 def numbered(exported: Any) -> dict[int, Any]:
     """Torch nodes by the number that ``convert_and_retrieve_op_mapping`` gives them as debug handle."""
     return {node.meta.get("debug_handle", place): node for place, node in enumerate(exported.graph_module.graph.nodes, 1)}
-
-
-def module_path(node: Any) -> str:
-    """Path of the module that a torch node belongs to, ``""`` for the outermost."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
-    return str(path)
 
 
 def origins_of(mlmodel: Any, exported: Any) -> dict[str, dict[str, Any]]:

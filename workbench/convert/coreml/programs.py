@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.convert.coreml.exporting import check_target, export, fresh_names, import_coremltools, quiet, source_line
+from workbench.convert.coreml.exporting import check_target, export, fresh_names, import_coremltools, quiet
 from workbench.convert.coreml.keeping import Keeper
-from workbench.convert.coreml.origins import layers_of, module_path, operations, origins_of
+from workbench.convert.coreml.origins import layers_of, operations, origins_of
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.coreml.sources import Source, sources_of
 from workbench.convert.coreml.state_writes import state_writes
+from workbench.convert.stages.exporting import module_path, source_line
 from workbench.convert.stages.stage import Stage
 from workbench.errors import ModelError
 

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from workbench.convert.coreml.recipe import Recipe
 from workbench.errors import ModelError, UsageError
 from workbench.fingerprint import of_file, of_json
 from workbench.models import checkpoint
@@ -56,6 +55,16 @@ PLACES = re.compile(r"(.*_)?(name_or_path|file|path|dir)")
 ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]")
 
 
+class Staging(Protocol):
+    """What of a recipe the torch stages depend on: whether a step keeps its cache in itself, and how many places that has."""
+
+    @property
+    def stateful(self) -> bool: ...
+
+    @property
+    def context(self) -> int | None: ...
+
+
 @dataclass
 class Subject:
     """``name`` is safe to publish. ``weights`` and ``config`` are hashes of contents. ``folder``: None where there is no checkpoint."""
@@ -66,10 +75,10 @@ class Subject:
     config: str
     bytes: int
     folder: Path | None
-    make: Callable[[Recipe], StageSet] = field(repr=False)
+    make: Callable[[Staging], StageSet] = field(repr=False)
     _made: dict[tuple[bool, int | None], StageSet] = field(default_factory=dict, repr=False)
 
-    def stages(self, recipe: Recipe) -> StageSet:
+    def stages(self, recipe: Staging) -> StageSet:
         """The torch stages, made once for what they depend on. Raises as ``workbench.convert.stages.stages_of``."""
         key = (recipe.stateful, recipe.context)
         if key not in self._made:
@@ -121,7 +130,7 @@ def subject_of(model: str | ModelSpec) -> Subject:
             fix="workbench convert FOLDER --to transformers, and convert the result",
         )
 
-    def make(recipe: Recipe) -> StageSet:
+    def make(recipe: Staging) -> StageSet:
         from workbench.convert.stages import stages_of
 
         return stages_of(found, stateful=recipe.stateful, context=recipe.context)

@@ -1,0 +1,103 @@
+"""Models converted on first use: ``demo:vlm@coreml`` becomes a folder in the user's cache, made once for all processes.
+
+    cached(converter, subject_of("demo:vlm"), recipe, say).folder     # .../coreml/demo-vlm-3f0c.../, converted now or found
+
+An entry's name holds a hash of all that it was made from (contents of the source, recipe, versions), so another recipe or an upgraded
+library has another entry. An entry that was damaged is set aside and made again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from workbench.convert.building import Built, Converter, Say, mismatch, wanted
+from workbench.convert.drafts import NO_SPACE, remove_stale
+from workbench.convert.subject import Subject
+from workbench.errors import ModelError
+from workbench.fingerprint import of_json
+from workbench.locate import cache_folder
+from workbench.models.converted import Converted
+
+ELSEWHERE = "export WORKBENCH_CACHE=/another/disk"
+
+
+def cached(converter: Converter, subject: Subject, recipe: Any, say: Say) -> Built:
+    """The converted folder of ``subject``; converted and checked now where it is not here yet.
+
+    Two processes that ask for the same convert it once. Raises as the converter's ``build``: ModelError also for a cache that cannot be
+    written, DifferentModel for a conversion that is not the model.
+    """
+    entry = entry_of(converter, subject, recipe)
+    asked = wanted(subject, recipe, converter)
+    found = _whole(entry, asked)
+    if found is not None:  # a cache that can only be read serves what it holds
+        return Built(found, True)
+    with _locked(entry, subject.name, say):
+        found = _whole(entry, asked)
+        if found is not None:
+            return Built(found, True)
+        _set_aside(entry, say)
+        remove_stale(entry.parent)
+        made = converter.build(subject, entry, recipe, say=say, elsewhere=ELSEWHERE)
+        say(f"converted {subject.name} for {converter.words} ({recipe.label}): {made.artifact.size_bytes:,} bytes, kept in {entry}")
+        return made
+
+
+def entry_of(converter: Converter, subject: Subject, recipe: Any) -> Path:
+    """The folder of an entry, there or not."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", subject.name).strip("-.")[:60] or "model"
+    return cache_folder(converter.name) / f"{name}-{of_json(wanted(subject, recipe, converter), 16)}"
+
+
+def _whole(entry: Path, asked: dict[str, Any]) -> Converted | None:
+    """The entry, when it is there, whole and all that was asked for."""
+    try:
+        found = Converted(entry)
+    except ModelError:
+        return None
+    return found if mismatch(found, asked) is None else None
+
+
+def _set_aside(entry: Path, say: Say) -> None:
+    """Rename an entry that is not whole; one such is kept, to be looked at."""
+    if not os.path.lexists(entry):
+        return
+    aside = entry.with_name(f"{entry.name}.damaged")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    elif os.path.lexists(aside):
+        aside.unlink()
+    os.rename(entry, aside)
+    say(f"{entry.name} was damaged: set aside as {aside}, converting again")
+
+
+@contextmanager
+def _locked(entry: Path, name: str, say: Say) -> Iterator[None]:
+    """Held while an entry is made. Raises ModelError where the cache cannot be written."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process is converting {name}: waiting for it")
+            lock.acquire()
+    except OSError as error:
+        full = error.errno in NO_SPACE
+        raise ModelError(
+            f"no space left in the cache {entry.parent}" if full else f"the cache {entry.parent} cannot be written",
+            why=f"{error.strerror or error}; a converted model is kept there",
+            fix=f"free some space, or {ELSEWHERE}" if full else f"{ELSEWHERE.replace('/another/disk', '/a/folder/of/yours')}",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
