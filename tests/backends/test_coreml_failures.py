@@ -102,7 +102,7 @@ def test_a_worker_does_not_outlive_its_parent(coreml_plain, misbehaving, hang):
         parent.wait()
         parent.stdout.close()
         assert gone(int(worker))
-    assert os.path.exists(folder) == hang
+    assert hang or not os.path.exists(folder)  # one that hung leaves it, until any worker's start clears it away
     coreml_process.remove_stale()  # as the next worker's start does
     assert not os.path.exists(folder)
 
