@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from workbench.backends import coreml_observe, coreml_package, coreml_process
+from workbench.backends.arrays import stays
 from workbench.backends.base import Evidence, TensorSpec
 from workbench.backends.coreml_process import TIMEOUT_SECONDS, DeviceError
 from workbench.errors import ItemError, ModelError
@@ -133,12 +134,12 @@ class DeviceProgram:
         self._drop_states()
         given, marks, new = {}, {}, {}
         for name, array in arrays.items():
-            stays = kept is not None and coreml_package.stays(array)
-            if stays and kept.get(name) is array:
+            fixed = kept is not None and stays(array)
+            if fixed and kept.get(name) is array:
                 given[name], marks[name] = array, "same"
                 continue
             given[name] = self.head.tensor(name, array).numpy()
-            if stays:
+            if fixed:
                 marks[name], new[name] = "keep", array
         if kept is not None:
             kept.update(new)  # the worker keeps them as soon as it has them, whatever becomes of the prediction

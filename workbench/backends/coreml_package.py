@@ -143,11 +143,6 @@ def refuse_stateless(head: Head) -> None:
         raise UsageError(f"function {head.function!r} of {head.path.name} has no states", why="its caches, if any, are inputs")
 
 
-def stays(array: Any) -> bool:
-    """Is this an array that may be taken to stay as it is: read-only, and nobody else's view?"""
-    return isinstance(array, np.ndarray) and not array.flags.writeable and array.base is None
-
-
 def read(path: str | Path, function: str | None = None) -> Head:
     """Read the head of ``path``. Raises ModelError (not there, compiled, damaged, of another kind, too new) and RuntimeMissing."""
     import_coremltools()

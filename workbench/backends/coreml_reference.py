@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from workbench.backends import coreml_package
+from workbench.backends.arrays import stays
 from workbench.backends.base import Evidence
 from workbench.errors import ItemError
 
@@ -70,12 +71,12 @@ class ReferenceProgram:
         with coreml_package.told_of_item():
             fresh = self.program.tensors(arrays, held=held)
         for name, given in arrays.items():
-            if name not in held and name in fresh and coreml_package.stays(given):
+            if name not in held and name in fresh and stays(given):
                 self._kept[name] = (given, fresh[name])
         return fresh
 
     def _is_kept(self, name: str, given: Any) -> bool:
-        return name in self._kept and self._kept[name][0] is given and coreml_package.stays(given)
+        return name in self._kept and self._kept[name][0] is given and stays(given)
 
     def _inner(self, state: ReferenceState | None) -> Any:
         if state is not None and not isinstance(state, ReferenceState):
