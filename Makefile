@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_EXTRAS ?= torch,mlx,coreml,speech
+RUN_EXTRAS ?= torch,mlx,coreml,onnx,speech
 TEST_EXTRAS ?= linux,dev
 ifeq ($(shell uname -s),Darwin)
 TEST_EXTRAS := mac,dev
@@ -22,13 +22,14 @@ endif
 endif
 endif
 
-.PHONY: help demo demo-full test test-mac bench train train-speech clean
+.PHONY: help demo demo-full test test-mac test-gpu bench train train-speech clean
 
 help:
 	@echo "make demo          set up .venv, run the suites 'demo' and 'stt' on PyTorch, MLX and Core ML, compare them, write a report"
 	@echo "make demo-full     the same with every item on all of them, and with every compression"
 	@echo "make test          set up .venv, run the test suite"
 	@echo "make test-mac      on a Mac: Core ML's contract tests with every compute unit; elsewhere: the list of them"
+	@echo "make test-gpu      with an NVIDIA GPU: TensorRT's contract tests, engines built and run; elsewhere: the list of them"
 	@echo "make bench         set up .venv, run the benchmarks (interleaved, medians)"
 	@echo "make train         train the bundled vision-language model anew (hours on a CPU)"
 	@echo "make train-speech  train the bundled recogniser anew (hours on a CPU; needs espeak-ng and flite)"
@@ -93,6 +94,20 @@ test-mac: $(VENV)/.ready-test
 else
 test-mac:
 	$(PYTHON) -m tests.mac.run
+endif
+
+# With an NVIDIA driver: TensorRT's contract tests on the GPU; elsewhere the list of them, by plain Python.
+ifneq ($(wildcard /proc/driver/nvidia/version),)
+$(VENV)/.ready-gpu: pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV) with [nvidia,dev] (TensorRT's libraries come from the vendor)"
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[nvidia,dev]'
+	@touch $@
+
+test-gpu: $(VENV)/.ready-gpu
+	$(BIN)/python -m tests.gpu.run $(GPU_FLAGS)
+else
+test-gpu:
+	$(PYTHON) -m tests.gpu.run
 endif
 
 bench: $(VENV)/.ready-test

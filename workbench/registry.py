@@ -25,11 +25,17 @@ BUILT_IN_BACKENDS = {
     "torch": "workbench.backends.torch",
     "mlx": "workbench.backends.mlx",
     "coreml": "workbench.backends.coreml",
+    "onnx": "workbench.backends.onnx",
+    "tensorrt": "workbench.backends.tensorrt",
     "server": "workbench.backends.server",
 }
 
 
-BUILT_IN_CONVERTERS = {"coreml": "workbench.convert.coreml.cache:ensure"}
+BUILT_IN_CONVERTERS = {
+    "coreml": "workbench.convert.coreml.cache:ensure",
+    "onnx": "workbench.convert.onnx.cache:ensure",
+    "tensorrt": "workbench.convert.onnx.cache:ensure",
+}
 """Runtimes that run what is converted for them: ``ensure(spec)`` gives the converted folder, made on first use."""
 
 

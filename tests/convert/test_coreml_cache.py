@@ -143,7 +143,7 @@ def test_a_spec_is_converted_by_its_recipe_options(tmp_path, monkeypatch, capsys
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     source = staged_models.whisper(tmp_path / "tiny", encoder_layers=1, decoder_layers=1)
     assert (
-        BUILT_IN_CONVERTERS.keys() == {"coreml"}
+        BUILT_IN_CONVERTERS.keys() == {"coreml", "onnx", "tensorrt"}
         and get_converter("coreml") is ensure
         and get_converter("torch") is None
     )
