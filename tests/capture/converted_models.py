@@ -16,8 +16,8 @@ pytest.importorskip("coremltools")
 from workbench.convert.coreml import programs  # noqa: E402
 from workbench.convert.coreml.build import build  # noqa: E402
 from workbench.convert.coreml.recipe import Recipe  # noqa: E402
-from workbench.convert.subject import subject_of  # noqa: E402
 from workbench.convert.stages.stage import Stage  # noqa: E402
+from workbench.convert.subject import subject_of  # noqa: E402
 
 WIDTH, LENGTH = 32, 12
 

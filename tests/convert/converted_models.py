@@ -56,11 +56,11 @@ def converted(model: str, **recipe: Any) -> Path:
             os.environ["WORKBENCH_CACHE"] = before
 
 
-def folder() -> Path:
-    """This code's folder; those of other code that nobody used for a day are removed."""
+def folder(code: tuple[str, ...] = CODE) -> Path:
+    """The folder of the converter's code as it is; those of other code that nobody used for a day are removed."""
     whole = hashlib.sha256()
     package = Path(workbench.__file__).parent
-    for name in CODE:
+    for name in code:
         files = sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]
         for path in files:
             whole.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())

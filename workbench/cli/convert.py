@@ -4,10 +4,12 @@
     workbench convert torch:./my-finetune --to hub-layout --out ./for-mlx
     workbench convert torch:ORG/WHISPER --to mlx-whisper --bits 4
     workbench convert demo:vlm --to coreml --precision fp16 --quantize int8
+    workbench convert demo:vlm --to tensorrt --precision fp16
 
 hub-layout: a folder saved by transformers 5 as published checkpoints are laid out, so that ports such as mlx-vlm read it.
 mlx-whisper, transformers: a Whisper as the one or the other reads it.
 coreml: a folder of Core ML programs (``workbench.cli.convert_coreml``).
+onnx, tensorrt: a folder of typed ONNX graphs, and whether TensorRT lists all in them (``workbench.cli.convert_onnx``).
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.cli import convert_coreml
-from workbench.errors import EXIT_OK, UsageError
+from workbench.cli import convert_coreml, convert_onnx, convert_words
+from workbench.errors import EXIT_DIFFERENT, EXIT_OK, UsageError
 
 SHOWN = 12
 """Changed fields that are printed; ``--json`` has all."""
@@ -56,7 +58,7 @@ def add_parser(parsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a folder, or torch:FOLDER, torch:ORG/NAME[@REVISION], mlx:...; for coreml also demo:vlm, demo:stt, file.py:factory",
+        help="a folder, or torch:FOLDER, torch:ORG/NAME[@REVISION], mlx:...; for coreml, onnx and tensorrt also demo:vlm, demo:stt, file.py:factory",
     )
     parser.add_argument("--to", required=True, choices=list(TARGETS), help="what it becomes: see below")
     parser.add_argument(
@@ -72,13 +74,15 @@ def add_parser(parsers: Any) -> argparse.ArgumentParser:
         "--trust-remote-code", action="store_true", help="copy the folder's Python files too; they are not run here"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    convert_words.add_options(parser)
     convert_coreml.add_options(parser)
+    convert_onnx.add_options(parser)
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, also when there is nothing to do. Raises WorkbenchError: exit code 1 when the check found a difference, 2 for a
+    """Returns 0, also when there is nothing to do, and 1 for a failed gate (``--check``). Raises WorkbenchError: exit code 1 when the check found a difference, 2 for a
     folder that is refused, 3 when transformers is not here to check."""
     from workbench.cli.verify import plain
 
@@ -94,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found))
     else:
         print("\n".join(map(plain, lines)))
-    return EXIT_OK
+    return EXIT_DIFFERENT if found.get("failed") else EXIT_OK
 
 
 def _refuse_options(args: argparse.Namespace, target: Target) -> None:
@@ -260,5 +264,15 @@ TARGETS = {
         options=convert_coreml.OPTIONS,
         finds=False,
     ),
+    **{
+        name: Target(
+            f"typed ONNX graphs for {words}: a LLaVA-style model, a Whisper, a module of your own, or an .onnx file",
+            "-onnx",
+            convert_onnx.convert,
+            options=convert_onnx.OPTIONS,
+            finds=False,
+        )
+        for name, words in (("onnx", "ONNX Runtime"), ("tensorrt", "TensorRT"))
+    },
 }
 OPTIONS = tuple(dict.fromkeys(name for target in TARGETS.values() for name in target.options))

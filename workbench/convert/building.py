@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -147,6 +148,22 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_patterns(
+    patterns: Sequence[str], kept: Mapping[str, Sequence[Mapping[str, Any]]], layers: Iterable[str], type_name: str
+) -> None:
+    """Raises UsageError for one of ``keep_fp32`` that kept no op of any stage. ``layers``: those there are; ``type_name``: an op type."""
+    used = {row["pattern"] for rows in kept.values() for row in rows}
+    known = list(dict.fromkeys(layers))
+    for pattern in patterns:
+        if pattern not in used:
+            near = get_close_matches(pattern, known, n=3) or known[:3]
+            raise UsageError(
+                f"--keep-fp32 {pattern!r} keeps nothing",
+                why=f"no stage has an op type, layer or value of that name; layers: {', '.join(near)} ...",
+                fix=f"a type such as {type_name}, a layer or a value's name, with * for anything",
+            )
 
 
 def random_feeds(stages: StageSet) -> tuple[Feeds, str]:

@@ -27,16 +27,16 @@ FOLLOWED = 2
 """Tokens that the decoder is followed over after a prompt; each is a call of the step, with its caches in memory."""
 
 
-def feeds_of(subject: Subject, sources: Sequence[str], limit: int = LIMIT) -> MakeFeeds:
-    """How inputs are made from the stages: the first ``limit`` requests of each of ``sources`` (a task, a suite, a picture, a sound), or
-    the arrays in files (``.npz``) of a user's module.
+def feeds_of(subject: Subject, sources: Sequence[str], limit: int = LIMIT, most: int | None = None) -> MakeFeeds:
+    """How inputs are made from the stages: the first ``limit`` requests of each of ``sources`` (a task, a suite's tasks, a picture, a
+    sound), or the arrays in files (``.npz``) of a user's module. ``most``: of all of these no more, spread over them evenly.
 
     Raises UsageError and DataError for sources that cannot be read or are another family's, some of them only when the stages are there.
     """
     if subject.folder is None:
-        given = [read_arrays(Path(source)) for source in sources]
+        given = [read_arrays(Path(source)) for source in spread(sources, most)]
         return lambda stages: (pooled(stages, given), f"{', '.join(Path(source).name for source in sources)}")
-    items = get_item_reader()(list(sources), limit=limit)
+    items = spread(get_item_reader()(list(sources), limit=limit), most)
 
     def feeds(stages: StageSet) -> tuple[Feeds, str]:
         from workbench.models.options import VISION
@@ -53,6 +53,13 @@ def feeds_of(subject: Subject, sources: Sequence[str], limit: int = LIMIT) -> Ma
         return pooled(stages, arrays), f"{len(items):,} input{'' if len(items) == 1 else 's'} of {names}"
 
     return feeds
+
+
+def spread(given: Sequence[Any], most: int | None) -> list[Any]:
+    """At most ``most``, evenly over all of them."""
+    if most is None or len(given) <= most:
+        return list(given)
+    return [given[place * len(given) // most] for place in range(most)]
 
 
 class Pictures:

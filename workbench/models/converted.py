@@ -1,7 +1,8 @@
 """A model converted for a runtime that runs tensors: a folder of programs, one or more stages each, and what they were made from.
 
     model = Converted(Path("demo-vlm-coreml"))
-    model.stages["step"].path, model.stages["step"].function    # .../decoder.mlpackage, "step"
+    model.runtime, model.runs_on                                # "coreml", ("coreml",); "onnx", ("onnx", "tensorrt")
+    model.stages["step"].path, model.stages["step"].function    # .../decoder.mlpackage, "step"; .../step.onnx, None
     model.stages["step"].layers["text.block.3"]                 # the value of the program that is this layer's output
     model.identity()["weights"]                                 # for the run key
 
@@ -27,7 +28,11 @@ LARGEST_MANIFEST = 256 * 2**20
 MODEL_FILE = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHT_FILE = "Data/com.apple.CoreML/weights/weight.bin"
 """Where coremltools puts a package's program and its weights; a program of small constants has no weight file."""
-AGAIN = "convert the model again: workbench convert MODEL --to coreml"
+AGAIN = "convert the model again: workbench convert MODEL --to coreml, onnx or tensorrt"
+SHARED_WEIGHTS = "weights.data"
+"""What the ONNX files of one folder keep their weights in, each once."""
+RUNS_ON = {"coreml": ("coreml",), "onnx": ("onnx", "tensorrt")}
+"""By the kind of programs, the runtimes that open them."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ class Converted:
         with _Reading(self.name):
             manifest = self.manifest
             self.runtime = _text(manifest["runtime"])
+            if self.runtime not in RUNS_ON:
+                raise ValueError(f"it names programs of {self.runtime!r:.80}")
+            self.runs_on = RUNS_ON[self.runtime]
             self.family = _text(manifest["family"])
             self.architecture = _text(manifest["architecture"])
             self.sizes = {_text(name): _whole(value) for name, value in manifest["sizes"].items()}
@@ -85,6 +93,7 @@ class Converted:
             self.check = dict(manifest.get("check") or {})
             self.packages = {_plain(name): dict(entry) for name, entry in manifest["packages"].items()}
             self.files = {_plain(name): dict(entry) for name, entry in (manifest.get("files") or {}).items()}
+            self.shared = {_plain(name): dict(entry) for name, entry in (manifest.get("shared") or {}).items()}
             self.stages = {_text(name): self._stage(name, entry) for name, entry in manifest["stages"].items()}
             if not self.stages:
                 raise ValueError("it lists no stages")
@@ -103,8 +112,8 @@ class Converted:
 
     @property
     def size_bytes(self) -> int:
-        """Of all packages on the disk."""
-        return sum(entry["bytes"] for entry in self.packages.values())
+        """Of all programs and their weights on the disk."""
+        return sum(entry["bytes"] for entry in [*self.packages.values(), *self.shared.values()])
 
     def identity(self) -> dict[str, Any]:
         """Fields of the run key, as ``checkpoint.identify`` gives them for a checkpoint: hashes of contents, no path.
@@ -112,6 +121,7 @@ class Converted:
         ``weights``: over every program and its weights; ``config``: over the settings files and the stages' arrays.
         """
         programs = [[name, entry["model"], entry["weights"]] for name, entry in sorted(self.packages.items())]
+        programs += [[name, entry["sha256"]] for name, entry in sorted(self.shared.items())]
         arrays = {
             name: {part: entry.get(part) for part in ("package", "function", "inputs", "outputs", "states")}
             for name, entry in self.manifest["stages"].items()
@@ -147,16 +157,25 @@ class Converted:
     def _whole(self) -> None:
         """Raises ModelError for a file that is missing, outside the folder, or other than it was written."""
         for package, entry in self.packages.items():
-            for part, name in (("model", MODEL_FILE), ("weights", WEIGHT_FILE)):
-                if entry[part] is not None:
-                    self._same(f"{package}/{name}", _text(entry[part]))
-            self._root(package)
+            if self.runtime == "onnx":
+                self._same(package, _text(entry["model"]))
+                self._own_weights(package, entry["weights"])
+            else:
+                for part, name in (("model", MODEL_FILE), ("weights", WEIGHT_FILE)):
+                    if entry[part] is not None:
+                        self._same(f"{package}/{name}", _text(entry[part]))
+                self._root(package)
             found = package_bytes(self.folder / package)
             if found != _whole(entry["bytes"]):
                 why = f"{found:,} bytes instead of {entry['bytes']:,}"
                 raise ModelError(f"package {package} of {self.name!r} was changed since it was converted", why=why, fix=AGAIN)
-        for name, entry in self.files.items():
+        for name, entry in [*self.files.items(), *self.shared.items()]:
             self._same(name, _text(entry["sha256"]))
+
+    def _own_weights(self, package: str, wanted: Any) -> None:
+        """The weights that an ONNX file refers to are those of the one file that was hashed. Raises ValueError."""
+        if wanted is not None and wanted not in [entry.get("sha256") for entry in self.shared.values()]:
+            raise ValueError(f"{package} names weights that are not among its files")
 
     def _same(self, relative: str, wanted: str) -> None:
         path = self.folder / relative
@@ -204,15 +223,21 @@ def is_converted(folder: Path) -> bool:
 
 
 def recipe_words(recipe: Mapping[str, Any]) -> str:
-    """``fp16 int8 iOS18 stateful``, of a manifest's recipe; the same words as ``workbench.convert.coreml.recipe.Recipe.label``."""
+    """``fp16 int8 iOS18 stateful``, of a manifest's recipe; the same words as the ``label`` of the ``Recipe`` of Core ML and of ONNX."""
     kept, context = recipe.get("keep_fp32") or (), recipe.get("context")
     words = [recipe.get("precision"), recipe.get("quantize"), recipe.get("target"), "stateful" if recipe.get("stateful") else None]
+    words += [recipe.get("calibration"), *([f"on({','.join(map(str, recipe['samples']))})"] if recipe.get("samples") else [])]
     words += [f"keep-fp32({','.join(map(str, kept))})" if kept else None, None if context is None else f"context{context}"]
+    dynamic, opset = recipe.get("dynamic"), recipe.get("opset")
+    words += [None if dynamic in (None, ["seq"]) else f"dynamic({','.join(map(str, dynamic)) or 'none'})"]
+    words += [None if opset is None else f"opset{opset}"]
     return " ".join(str(word) for word in words if word)
 
 
 def package_bytes(package: Path) -> int:
-    """Bytes of all files of a package."""
+    """Bytes of all files of a package, which is one file for ONNX."""
+    if package.is_file():
+        return package.stat().st_size
     return sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
 
 

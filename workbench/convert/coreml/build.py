@@ -14,17 +14,16 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.convert.building import Built, Feeds, MakeFeeds, Say, existing, random_feeds, wanted, written
+from workbench.convert.building import Built, Feeds, MakeFeeds, Say, check_patterns, existing, random_feeds, wanted, written
 from workbench.convert.comparing import judged
 from workbench.convert.coreml.check import check_stage, differences, measure
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.reload import DifferentModel
 from workbench.convert.subject import Subject
-from workbench.errors import RuntimeMissing, UsageError
+from workbench.errors import RuntimeMissing
 from workbench.fingerprint import of_file
 from workbench.models.converted import MODEL_FILE, WEIGHT_FILE, package_bytes
 
@@ -155,23 +154,11 @@ class _Made:
             found.mlmodel = None  # the weights are on the disk
             self.kept[stage.name] = found.kept
             converted[stage.name] = found
-        self._every_pattern(converted)
+        layers = [layer for each in converted.values() for layer in each.layers]
+        check_patterns(self.recipe.keep_fp32, self.kept, layers, "softmax")
         places = self._merged()
         for stage in self.stages:
             self._describe(stage, converted[stage.name], *places[stage.name])
-
-    def _every_pattern(self, converted: Mapping[str, Any]) -> None:
-        """Raises UsageError for a pattern that kept no op of any stage in fp32."""
-        used = {row["pattern"] for rows in self.kept.values() for row in rows}
-        for pattern in self.recipe.keep_fp32:
-            if pattern not in used:
-                layers = list(dict.fromkeys(layer for each in converted.values() for layer in each.layers))
-                near = get_close_matches(pattern, layers, n=3) or layers[:3]
-                raise UsageError(
-                    f"--keep-fp32 {pattern!r} keeps nothing",
-                    why=f"no stage has an op type, layer or value of that name; layers: {', '.join(near)} ...",
-                    fix="a type such as softmax, a layer or a value's name, with * for anything",
-                )
 
     def _check(self, stage: Stage, found: Any, package: Path) -> None:
         """Raises DifferentModel naming the output, and the op where ``explain`` finds it."""

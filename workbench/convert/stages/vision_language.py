@@ -40,7 +40,7 @@ EXAMPLE_TOKENS = 8
 
 
 class Vision(torch.nn.Module):
-    """The tower, its hidden states as config.json chooses them, the projector."""
+    """The tower, its hidden states as config.json chooses them, the projector; of one picture."""
 
     def __init__(self, model: Any):
         super().__init__()
@@ -51,9 +51,24 @@ class Vision(torch.nn.Module):
         self.skipped = 1 if model.config.vision_feature_select_strategy == "default" else 0
 
     def forward(self, pixel_values: Any) -> Any:
+        return self.projected(pixel_values)[0]
+
+    def projected(self, pixel_values: Any) -> Any:
         hidden = self.vision_tower(pixel_values, output_hidden_states=True).hidden_states
         chosen = [hidden[layer][:, self.skipped :] for layer in self.chosen]
-        return self.multi_modal_projector(torch.cat(chosen, dim=-1) if len(chosen) > 1 else chosen[0])[0]
+        return self.multi_modal_projector(torch.cat(chosen, dim=-1) if len(chosen) > 1 else chosen[0])
+
+
+class Pictures(Vision):
+    """The same of any number of pictures: the features of the first, then those of the next, (pictures x N, d)."""
+
+    def __init__(self, one: Vision):
+        torch.nn.Module.__init__(self)
+        self.vision_tower, self.multi_modal_projector = one.vision_tower, one.multi_modal_projector
+        self.chosen, self.skipped = one.chosen, one.skipped
+
+    def forward(self, pixel_values: Any) -> Any:
+        return self.projected(pixel_values).flatten(0, 1)
 
 
 class Decoder(torch.nn.Module):

@@ -52,8 +52,8 @@ class Encoder(torch.nn.Module):
         return encoded, keys, values
 
     def _by_head(self, projected: Any) -> Any:
-        """(1, frames, width) -> (1, heads, frames, head size)"""
-        return projected.view(1, projected.shape[1], self.heads, projected.shape[2] // self.heads).transpose(1, 2)
+        """(windows, frames, width) -> (windows, heads, frames, head size)"""
+        return projected.view(projected.shape[0], projected.shape[1], self.heads, projected.shape[2] // self.heads).transpose(1, 2)
 
 
 class Decoder(torch.nn.Module):
