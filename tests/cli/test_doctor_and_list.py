@@ -66,6 +66,31 @@ def test_doctor_says_what_core_ml_packages_need(monkeypatch):
     assert not row["ok"] and "coremltools is not installed" in row["reason"] and "[coreml]" in row["fix"]
 
 
+def test_doctor_says_what_onnx_graphs_give_here(monkeypatch):
+    def absent(name):
+        if name == "onnxruntime":
+            raise metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "1")
+    monkeypatch.setattr(doctor, "onnx_providers", lambda: ["cpu", "cuda"])
+    for engines, words in ((True, "as TensorRT's engines here too"), (False, "by reference, without times")):
+        monkeypatch.setattr(doctor, "has_engines", lambda engines=engines: engines)
+        row = doctor.graphs()
+        assert row["ok"] and "ONNX Runtime 1 (cpu, cuda)" in row["reason"] and words in row["reason"]
+    assert "pip install 'parity-workbench[tensorrt]'" in row["reason"]
+    monkeypatch.setattr(doctor.metadata, "version", absent)
+    row = doctor.graphs()
+    assert not row["ok"] and "onnxruntime is not installed" in row["reason"] and "[onnx]" in row["fix"]
+
+
+def test_the_listed_models_of_onnx_and_tensorrt_are_one_folders(capsys):
+    found = {row["name"]: row["description"] for row in rows(capsys, "list", "models")["models"]}
+    for runtime in ("onnx", "tensorrt"):
+        assert f"demo:vlm@{runtime}" in found and "converted on first use" in found[f"demo:stt@{runtime}"]
+        assert "workbench convert --to onnx" in found[f"{runtime}:SOURCE"]
+
+
 def test_doctor_sees_offline_mode_and_low_disk(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "offline" in doctor.hub()["reason"]

@@ -90,6 +90,7 @@ def manifest_of(folder: Path, cut: Any, stateful: bool) -> Any:
         folder=folder,
         name=folder.name,
         runtime="coreml",
+        runs_on=("coreml",),
         family=cut.family,
         architecture=cut.architecture,
         sizes=dict(cut.sizes),
@@ -97,6 +98,7 @@ def manifest_of(folder: Path, cut: Any, stateful: bool) -> Any:
         label="fp32 iOS18",
         versions={"converter": 1},
         size_bytes=1,
+        manifest={"stages": {name: {} for name in stages}},
         stages=stages,
         stage=stages.__getitem__,
     )

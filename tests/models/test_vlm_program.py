@@ -171,7 +171,7 @@ def test_a_folder_that_lacks_something_is_refused_before_it_runs(tiny):
             check(made, "coreml", family)
         return str(caught.value)
 
-    assert "is a vision-language model" in said("speech-to-text") and "was converted for onnx" in said(runtime="onnx")
+    assert "is a vision-language model" in said("speech-to-text") and "was converted for onnx" in said(runs_on=("onnx",))
     without = {name: size for name, size in cut.sizes.items() if name != "image_token"}
     assert "does not say its image_token" in said(sizes=without)
     step = manifest_of(tiny, cut, True).stages["step"]

@@ -3,16 +3,16 @@
     run = capture_layers("demo:vlm@coreml", "demo", limit=2)     # chooses this; compare with capture_layers("demo:vlm@torch", ...)
 
 The model's own loop runs its stages; each program is put behind a tap that asks for its layers. A picture's layers are joined with the
-next one's, and a decoder that reads a token a call has its positions joined, as one pass over all of them would give. On the reference
-executor the programs also run in further readings: ``float64`` has no rounding, so that what rounding makes can be told.
+next one's, and a decoder that reads a token a call has its positions joined, as one pass over all of them would give. The programs also
+run in further readings: on Core ML's reference executor ``float64`` has no rounding, so that what rounding makes can be told; beside what ONNX Runtime
+optimises, ``pure`` is the graph as it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from workbench.capture import names
@@ -24,21 +24,22 @@ from workbench.capture.readings import HALF_READINGS, HELD_BYTES
 from workbench.errors import UsageError
 from workbench.models.loading import open_model
 from workbench.models.processors import Prepared
-from workbench.run.bundle import Run
 from workbench.run.layer_records import Record
-from workbench.run.progress import Progress
 from workbench.types import ModelSpec
 
-EXACT = "float64"
-READINGS = (EXACT, *HALF_READINGS)
+EXACT, PURE = "float64", "pure"
+READINGS = (EXACT, *HALF_READINGS, PURE)
 ONE_CALL_A_POSITION = "step"
-DTYPES = {"fp32": "float32", "fp16": "float16"}
+OBSERVED = (
+    "what is recorded is a further output of its graph, which keeps ONNX Runtime from fusing the ops around it: the optimised reading is seen "
+    "a little less optimised than it answers; the pass 'pure' is the graph as it is written"
+)
 
 
 class Tapped:
     """A program whose layers are asked for whenever it runs; all else is the program's."""
 
-    def __init__(self, program: Any, layers: Mapping[str, StageLayer], tap: Accumulating, logits: list[Any]):
+    def __init__(self, program: Any, layers: Mapping[str, StageLayer], tap: Callable[[str, Any], Any], logits: list[Any]):
         self.program, self.layers, self.tap, self.logits = program, layers, tap, logits
 
     def __getattr__(self, name: str) -> Any:
@@ -72,9 +73,7 @@ class ConvertedModel:
     @cached_property
     def dtype(self) -> str:
         """The precision of its arithmetic: of an fp32 program float32, also where its states are fp16 (``StageLayer.half``)."""
-        if self.spec.options.get("reading") == EXACT:
-            return EXACT
-        return DTYPES.get(str(self.converted.recipe.get("precision")), "float32")
+        return EXACT if self.spec.options.get("reading") == EXACT else self.opened.stages.dtype
 
     @property
     def image_tokens(self) -> set[int]:
@@ -89,17 +88,22 @@ class ConvertedModel:
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """The further readings there are: of the reference executor, where the user chose none."""
-        if self.opened.stages.evidence != "reference" or self.spec.options.get("reading"):
+        """The further readings there are where the user chose none: of Core ML's reference executor, and of ONNX Runtime."""
+        stages = self.opened.stages
+        if self.spec.options.get("reading"):
+            return ()
+        if stages.runtime == "onnx":
+            return (PURE,) if stages.evidence != "reference" else ()
+        if stages.runtime != "coreml" or stages.evidence != "reference":
             return ()
         half = self.dtype != "float32" or any(
             layer.half for stage in self.converted.stages.values() for layer in known_layers(stage).values()
         )
-        return READINGS if half else (EXACT,)
+        return (EXACT, *HALF_READINGS) if half else (EXACT,)
 
 
 class ConvertedPasses(Passes):
-    """Every pass that ``settings`` ask for over a converted model. ``also``: readings; ``auto`` is ``float64``."""
+    """Every pass that ``settings`` ask for over a converted model. ``also``: readings; ``auto`` is ``float64``, of ONNX Runtime ``pure``."""
 
     def __init__(self, model: ConvertedModel, settings: Mapping[str, Any]):
         patterns = settings["layers"]
@@ -118,6 +122,8 @@ class ConvertedPasses(Passes):
         self.reference, self.activations = None, {}
         self.precisions = self._readings(settings["also"])
         self.others: dict[str, Any] = {}
+        if PURE in self.model.readings:
+            self.notes.append(OBSERVED)
 
     def _readings(self, asked: Sequence[str]) -> list[str]:
         known = self.model.readings
@@ -125,18 +131,24 @@ class ConvertedPasses(Passes):
         for each in wanted:
             if each not in READINGS:
                 raise UsageError(
-                    f"unknown reading {each!r} of a converted program", why=f"known: {', '.join(READINGS)}", fix="--also float64"
+                    f"unknown reading {each!r} of a converted program", why=f"known: {', '.join(READINGS)}", fix="leave --also out"
                 )
             if each not in known:
-                here = (
-                    "the device's own arithmetic is what is recorded" if not known else "every op of the program is float32 already"
-                )
-                raise UsageError(
-                    f"the reading {each!r} is not to be had here", why=here, fix="leave --also out, or ?executor=reference"
-                )
-        if "auto" in asked and EXACT in known and EXACT not in wanted:
-            wanted.append(EXACT)
+                raise UsageError(f"the reading {each!r} is not to be had here", why=self._no_reading(), fix="leave --also out")
+        if "auto" in asked:
+            wanted += [each for each in (EXACT, PURE) if each in known and each not in wanted]
         return sorted(wanted, key=READINGS.index)
+
+    def _no_reading(self) -> str:
+        stages = self.model.opened.stages
+        if self.model.spec.options.get("reading"):
+            return f"?reading={self.model.spec.options['reading']} chose one"
+        if stages.runtime == "coreml" and stages.evidence == "reference":
+            return "every op of the program is float32 already"
+        if stages.runtime == "coreml":
+            return "the device's own arithmetic is what is recorded (?executor=reference has further readings)"
+        there = ", ".join(self.model.readings)
+        return f"of {stages.runtime} there is {there or 'one reading only'}"
 
     def _further(self, precision: str, prepared: Prepared, tap: Accumulating) -> None:
         """One reading more; small models stay loaded in all of them."""
@@ -153,7 +165,13 @@ class ConvertedPasses(Passes):
     def _forward(self, prepared: Prepared, tap: Accumulating) -> Any:
         return self._through(self.model.opened, prepared, tap)
 
-    def _through(self, opened: Any, prepared: Prepared, tap: Accumulating) -> Any:
+    def _again(self, prepared: Prepared) -> Any:
+        """Observed as before: a session with fewer outputs fuses more, and rounds elsewhere."""
+        if PURE not in self.model.readings:
+            return super()._again(prepared)
+        return self._through(self.model.opened, prepared, lambda name, value: None)
+
+    def _through(self, opened: Any, prepared: Prepared, tap: Callable[[str, Any], Any]) -> Any:
         programs, made = opened.stages.programs, []
         before = dict(programs)
         try:
@@ -190,34 +208,3 @@ class ConvertedPasses(Passes):
     def close(self) -> None:
         for opened in self.others.values():
             opened.close()
-
-
-def is_package(spec: ModelSpec) -> bool:
-    """Does a model's source name one program rather than a model?"""
-    return Path(spec.source).suffix in (".mlpackage", ".mlmodel")
-
-
-def capture_package(
-    spec: ModelSpec, inputs: Sequence[Any], *, keep: bool, runs: str | Path, fresh: bool, progress: Progress | None
-) -> Run:
-    """The capture of one program, as ``workbench mil check`` makes it: every value in all its readings, on named arrays.
-
-    Raises UsageError for options other than ``function`` and for inputs that are no arrays of its inputs.
-    """
-    from workbench.capture.check import check_program
-
-    unknown = [name for name in spec.options if name != "function"]
-    if unknown:
-        raise UsageError(f"one program takes no option {unknown[0]!r}", why="only its function can be chosen", fix="?function=NAME")
-    sources = [each.folder if isinstance(each, Run) else each for each in inputs]
-    given = None if sources == ["random"] else [str(each) for each in sources]
-    strange = [each for each in given or () if not each.endswith(".npz") and "=" not in each]
-    if strange:
-        raise UsageError(
-            f"{strange[0]!r} is no input of one program",
-            why="a program without its model's other stages is fed named arrays",
-            fix="--inputs arrays.npz, --inputs NAME=picture.png, or --inputs random",
-        )
-    path = Path(spec.source).expanduser()
-    function = spec.options.get("function")
-    return check_program(path, given, function=function, keep=keep, runs=runs, fresh=fresh, progress=progress).run

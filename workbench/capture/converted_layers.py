@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.capture import names
+from workbench.capture.stage_graph import StageGraph, stage_graph
 from workbench.models.converted import ConvertedStage
 from workbench.models.layer_names import BLOCKS
-
-HALF = ("fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,12 @@ class StageLayer:
 
 def known_layers(stage: ConvertedStage) -> dict[str, StageLayer]:
     """By layer, in order of execution; values that no input reaches are left out: they are constants."""
-    from workbench.mil.graph import read_functions
-    from workbench.mil.package import read_package
-
-    functions = read_functions(read_package(stage.path))
-    block = functions[stage.function or ("main" if "main" in functions else next(iter(functions)))].block
-    order, half = reached(functions, block)
-    wanted = {**stage.layers, **first_inputs(stage, block, order)}
+    graph = stage_graph(stage)
+    wanted = {**stage.layers, **first_inputs(stage, graph)}
     found = {}
-    for name, value in sorted(wanted.items(), key=lambda each: order.get(each[1], -1)):
-        if value in order:
-            found[name] = StageLayer(name, stage.name, value, stage.origins.get(value) or {}, value in half)
+    for name, value in sorted(wanted.items(), key=lambda each: graph.order.get(each[1], -1)):
+        if value in graph.order:
+            found[name] = StageLayer(name, stage.name, value, stage.origins.get(value) or {}, value in graph.half)
     return found
 
 
@@ -65,25 +59,7 @@ def stage_layers(stage: ConvertedStage, patterns: Sequence[str]) -> dict[str, St
     }
 
 
-def reached(functions: Mapping[str, Any], block: Any) -> tuple[dict[str, int], set[str]]:
-    """(values that depend on an input, with their place in the program; those of them that are, or come from, float16)."""
-    function = next(each for each in functions.values() if each.block is block)
-    live = {name for name, _ in function.inputs}
-    half = {name for name, kind in function.inputs if getattr(getattr(kind, "wrapped", kind), "dtype", None) in HALF}
-    order: dict[str, int] = {}
-    for op in block.ops:
-        read = {*op.references(), *(name for inner in op.blocks for name in inner.free_names())}
-        if not live & read:
-            continue
-        for name, kind in op.outputs:
-            live.add(name)
-            order[name] = len(order)
-            if half & read or getattr(kind, "dtype", None) in HALF:
-                half.add(name)
-    return order, half
-
-
-def first_inputs(stage: ConvertedStage, block: Any, order: Mapping[str, int]) -> dict[str, str]:
+def first_inputs(stage: ConvertedStage, graph: StageGraph) -> dict[str, str]:
     """``{"text.input": value}``: what the first op of a tower's first block reads. Torch's captures have it as the block's input."""
     found = {}
     for name in stage.layers:
@@ -91,11 +67,11 @@ def first_inputs(stage: ConvertedStage, block: Any, order: Mapping[str, int]) ->
         module = block_of(str((stage.origins.get(stage.layers[name]) or {}).get("module") or ""))
         if not first or rest != "0" or module is None:
             continue
-        for op in block.ops:
-            origins = [stage.origins.get(result) for result, _ in op.outputs]
+        for op in graph.ops:
+            origins = [stage.origins.get(result) for result, _ in op.results]
             inside = [str(origin.get("module") or "") for origin in origins if origin]
             if any(f"{each}.".startswith(f"{module}.") for each in inside):
-                value = next((each for each in op.references() if each in order), None)
+                value = next((each for each in op.reads if each in graph.order), None)
                 if value is not None:
                     found[f"{stack}.input"] = value
                 break

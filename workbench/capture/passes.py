@@ -176,6 +176,10 @@ class Passes:
             tap(LOGITS, logits)
         return logits
 
+    def _again(self, prepared: Prepared) -> Any:
+        """The logits by the same arithmetic as ``_forward``'s, nothing recorded."""
+        return self.model.opened.logits(prepared)
+
     def _tokens(self, prepared: Prepared, logits: Any) -> TokenRecord | None:
         """The record of the prompt's own tokens, each predicted by the position before it; None where there is none."""
         ids = as_arrays(prepared)["input_ids"][0]
@@ -199,7 +203,7 @@ class Passes:
         changed = Prepared(
             {**prepared.arrays, "input_ids": like(ids, prepared.arrays["input_ids"])}, prepared.prompt, prepared.length
         )
-        other = self.model.opened.logits(changed)
+        other = self._again(changed)
         moved = largest = 0.0
         for before in logits:
             largest = max(largest, float(numpy.abs(before[numpy.isfinite(before)]).max(initial=0.0)))

@@ -17,15 +17,16 @@ from typing import Any
 
 from workbench.backends.hardware import describe_hardware
 from workbench.capture import names
-from workbench.capture.converted import ConvertedModel, ConvertedPasses, capture_package, is_package
+from workbench.capture.converted import ConvertedModel, ConvertedPasses
 from workbench.capture.inputs import DEFAULT_LIMIT, Item, read_items
+from workbench.capture.one_program import capture_one, is_program
 from workbench.capture.passes import Model, Passes
 from workbench.capture.recording import find
 from workbench.errors import ItemError, RuntimeMissing, UsageError
 from workbench.fingerprint import of_json, versions
 from workbench.models.loading import open_model
 from workbench.models.options import flag, in_key
-from workbench.models.source import converted, identify, resolve, runs_converted
+from workbench.models.source import converted, identify, resolve, running_options, runs_converted
 from workbench.registry import get_backend
 from workbench.run import journal
 from workbench.run import writer as writing
@@ -84,8 +85,8 @@ def capture_layers(
             why="its programs are whole: nothing can be put in the place of a layer's value",
             fix="leave --localise out; workbench convert MODEL --to coreml --check names the first op that departs",
         )
-    if runs_converted(spec.backend) and is_package(spec):
-        return capture_package(spec, sources, keep=keep, runs=runs, fresh=fresh, progress=progress)
+    if runs_converted(spec.backend) and is_program(spec):
+        return capture_one(spec, sources, keep=keep, also=also, runs=runs, fresh=fresh, progress=progress)
     reference = reference_of(sources) if localise else None
     followed = follow if follow is None or isinstance(follow, Run) else Run(follow)
     items = read_items(sources, limit=limit, prompt=prompt, follow=followed)
@@ -127,7 +128,7 @@ def reference_of(sources: Sequence[str | Path | Run]) -> Run:
 
 def first_manifest(spec: ModelSpec, backend: Any, items: Sequence[Item], settings: Mapping[str, Any]) -> dict[str, Any]:
     """What is known before the model is loaded. What was chosen to be recorded stands under ``task``: it does not make another side."""
-    options = dict(spec.options)
+    options = running_options(spec)
     prepared, device, identity = backend.prepare(options), backend.device(options), identify(spec)
     data = {
         "revision": None,
@@ -143,14 +144,14 @@ def first_manifest(spec: ModelSpec, backend: Any, items: Sequence[Item], setting
             "device": device["kind"],
             **{f"setup.{name}": value for name, value in sorted(prepared.items())},
         },
-        "options": dict(in_key(spec.backend, options)),
+        "options": dict(in_key(spec.backend, spec.options)),
         "generation": {},
-        "libraries": versions(libraries(items[0].family, backend, spec)),
+        "libraries": versions(libraries(items[0].family, backend, spec, options)),
     }
     asked = {
         "task": CAPTURE,
         "model": spec.label,
-        "options": dict(sorted(options.items())),
+        "options": dict(sorted(spec.options.items())),
         "inputs": data["fingerprint"],
         **settings,
     }
@@ -178,7 +179,7 @@ def fill(
 ) -> None:
     folder = bundle.folder
     done = {line["id"]: line for line in journal.read(folder / "samples.jsonl")}
-    hardware = describe_hardware(spec.backend, dict(spec.options))
+    hardware = describe_hardware(spec.backend, running_options(spec))
     bundle.add_session({**hardware, "libraries": bundle.manifest["key"]["libraries"]})
     if not (folder / "artifact.json").exists():
         from workbench.models.artifact import artifact

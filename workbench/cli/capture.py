@@ -4,6 +4,8 @@ workbench capture demo:vlm@torch --inputs demo --keep
 workbench capture demo:vlm@mlx --inputs reports/runs/capture-demo-vlm-torch-... --localise
 workbench capture demo:stt@torch --inputs stt --limit 2 --keep
 workbench capture demo:vlm@coreml --inputs reports/runs/capture-demo-vlm-torch-... --keep
+workbench capture 'demo:vlm@tensorrt?precision=fp16' --inputs reports/runs/capture-demo-vlm-torch-... --keep
+workbench capture onnx:./model.onnx --inputs arrays.npz
 workbench parity reports/runs/capture-demo-vlm-torch-... reports/runs/capture-demo-vlm-mlx-...
 """
 
@@ -28,7 +30,7 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="demo:vlm@torch, demo:stt@mlx, demo:vlm@coreml, torch:ORG/NAME, mlx:./folder, coreml:./program.mlpackage, with options as in eval",
+        help="demo:vlm@torch, demo:stt@mlx, demo:vlm@coreml, demo:vlm@onnx, torch:ORG/NAME, mlx:./folder, coreml:./program.mlpackage, onnx:./model.onnx, tensorrt:./model.onnx, with options as in eval",
     )
     parser.add_argument(
         "--inputs",
@@ -55,7 +57,7 @@ def add_parser(parsers: Any) -> None:
         "--also",
         action="append",
         metavar="DTYPE",
-        help="run a torch model in this precision too: float64, float32, bfloat16, float16, or none (default: the next more exact one); a Core ML model off a Mac in this reading: float64, emulate, fp16-weights",
+        help="run a torch model in this precision too: float64, float32, bfloat16, float16, or none (default: the next more exact one); a Core ML model off a Mac in this reading: float64, emulate, fp16-weights; one on ONNX Runtime: pure",
     )
     parser.add_argument(
         "--localise",

@@ -86,6 +86,44 @@ def programs() -> dict[str, Any]:
     return row("core ml", True, said + with_onnx)
 
 
+def graphs() -> dict[str, Any]:
+    """Which evidence typed ONNX graphs give here: by ONNX Runtime on this machine, and as what TensorRT would build."""
+    found = {}
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            fix = "pip install 'parity-workbench[onnx]'"
+            return row("onnx graphs", False, f"{name} is not installed: ONNX graphs are neither made nor run", fix)
+    providers = onnx_providers()
+    said = f"by ONNX Runtime {found['onnxruntime']} ({', '.join(providers) or 'no provider'}), onnx {found['onnx']}"
+    if has_engines():
+        said += "; as TensorRT's engines here too (evidence: device)"
+    else:
+        said += "; as TensorRT would build them by reference, without times (evidence: reference; device takes an NVIDIA GPU and "
+        said += "pip install 'parity-workbench[tensorrt]')"
+    return row("onnx graphs", True, said)
+
+
+def onnx_providers() -> list[str]:
+    """What the installed ONNX Runtime runs on, as ``?provider=`` names it."""
+    from workbench.backends.onnx import PROVIDERS
+
+    try:
+        import onnxruntime
+    except (ImportError, OSError):
+        return []
+    here = onnxruntime.get_available_providers()
+    return [word for word, (name, _) in PROVIDERS.items() if name in here]
+
+
+def has_engines() -> bool:
+    """Whether a TensorRT engine could be built and run here."""
+    from workbench.registry import get_backend
+
+    return get_backend("tensorrt").evidence({}) == "device"
+
+
 def speech() -> dict[str, Any]:
     """Speech to text needs files read and resampled; on MLX also a library with the models."""
     found: dict[str, str] = {}
@@ -152,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     rows = {
         "runtimes": backends(),
-        "around them": [machine, name_clash(), data_library(), programs(), speech(), disk(), caches(), hub(), *plugins()],
+        "around them": [machine, name_clash(), data_library(), programs(), graphs(), speech(), disk(), caches(), hub(), *plugins()],
     }
     if arguments.json:
         print(json.dumps(rows, ensure_ascii=False))

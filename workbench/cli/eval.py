@@ -2,6 +2,7 @@
 
 workbench eval demo --model demo:vlm@torch --model demo:vlm@mlx
 workbench eval stt --model demo:stt@torch --model demo:stt@mlx
+workbench eval demo --model demo:vlm@onnx --model 'demo:vlm@tensorrt?precision=fp16'
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def add_parser(parsers: Any) -> None:
         action="append",
         required=True,
         metavar="M",
-        help="demo:vlm@torch, demo:stt@mlx, demo:vlm@coreml, torch:ORG/NAME, mlx:./folder, server:http://HOST:PORT#NAME; repeatable",
+        help="demo:vlm@torch, demo:stt@mlx, demo:vlm@coreml, demo:vlm@onnx, 'demo:vlm@tensorrt?precision=fp16', torch:ORG/NAME, mlx:./folder, onnx:./artifact, server:http://HOST:PORT#NAME; repeatable",
     )
     choose = parser.add_argument_group("which items")
     choose.add_argument("--limit", type=int, metavar="N", help="only the first N items")

@@ -19,7 +19,7 @@ from workbench.backends.base import Availability
 from workbench.errors import UsageError
 from workbench.run.kit import Runtime
 
-RUNTIMES = ("torch", "mlx", "coreml")
+RUNTIMES = ("torch", "mlx", "coreml", "onnx", "tensorrt")
 CAPTURED_ITEMS = 2
 PRECISIONS = ("fp32", "fp16")
 UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
@@ -50,6 +50,8 @@ class Here:
     torch_devices: tuple[str, ...] = ()
     """Beside the CPU: ``mps``, ``cuda``."""
     mac: bool = False
+    engine: Availability = Availability(False, "no NVIDIA GPU was looked for")
+    """Can TensorRT build and run engines here?"""
     lacking: Mapping[tuple[str, str], Availability] | None = None
 
 
@@ -142,7 +144,15 @@ def look() -> Here:
                 check_libraries(family, ModelSpec.parse(f"demo:{model.name}@{name}"))
             except RuntimeMissing as error:
                 lacking[model.name, name] = Availability(False, error.why or error.what, error.fix)
-    return Here(runtimes, tuple(devices), platform.system() == "Darwin", lacking)
+    return Here(runtimes, tuple(devices), platform.system() == "Darwin", engine_here(), lacking)
+
+
+def engine_here() -> Availability:
+    """Whether TensorRT builds and runs engines here, and what it lacks."""
+    from workbench.backends.tensorrt import missing
+
+    lack = missing()
+    return Availability(True, "TensorRT and a CUDA GPU") if lack is None else Availability(False, lack.why or lack.what, lack.fix)
 
 
 def variants(here: Here) -> Iterator[Variant]:
@@ -156,9 +166,17 @@ def variants(here: Here) -> Iterator[Variant]:
     if here.runtimes["coreml"].ok:
         for precision in PRECISIONS:
             yield Variant(f"coreml-reference-{precision}", "coreml", f"executor=reference&precision={precision}")
-        for unit in UNITS if here.mac else ():
+    if here.runtimes["onnx"].ok:
+        yield Variant("onnx", "onnx")
+    if here.runtimes["tensorrt"].ok:
+        for executor in ("reference", "engine") if here.engine.ok else ("reference",):
             for precision in PRECISIONS:
-                yield Variant(f"coreml-{unit}-{precision}", "coreml", f"units={unit}&precision={precision}")
+                yield Variant(f"tensorrt-{executor}-{precision}", "tensorrt", f"executor={executor}&precision={precision}")
+        if here.engine.ok:
+            yield Variant("tensorrt-engine-fp16-graph", "tensorrt", "executor=engine&precision=fp16&cuda_graph=true")
+    for unit in UNITS if here.runtimes["coreml"].ok and here.mac else ():
+        for precision in PRECISIONS:
+            yield Variant(f"coreml-{unit}-{precision}", "coreml", f"units={unit}&precision={precision}")
 
 
 def every_step(here: Here, items: Mapping[str, int | None]) -> list[PlannedStep]:
@@ -226,4 +244,6 @@ def lacking_here(here: Here) -> list[Runtime]:
     if here.runtimes["coreml"].ok and not here.mac:
         why = "Core ML itself runs on macOS alone; its packages run on the reference executor, which has no timing"
         found.append(Runtime("Core ML's compute units", why, "run the kit on a Mac"))
+    if here.runtimes["tensorrt"].ok and not here.engine.ok:
+        found.append(Runtime("TensorRT's engines", here.engine.reason, here.engine.fix))
     return found

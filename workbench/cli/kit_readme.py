@@ -17,7 +17,7 @@ Made on: {machine}
 With:    {libraries}
 Result:  {summary}
 
-Look at it (no runtime and no Mac is needed; Python 3.11 to 3.13):
+Look at it (neither a runtime nor that machine is needed; Python 3.11 to 3.13):
 
     pip install parity-workbench         or, from a checkout: pip install -e .
     workbench verify {name}

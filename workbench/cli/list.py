@@ -56,9 +56,14 @@ def models() -> list[dict[str, str]]:
                 rows.append({"name": f"demo:{name}@{backend}", "description": description + made})
         source = "a hub id ORG/NAME[@REVISION] or a local folder in the hub layout"
         if runs_converted(backend):
-            source = f"a folder of workbench convert --to {backend}; or {source}, converted on first use"
+            source = f"a folder of workbench convert --to {folder_of(backend)}; or {source}, converted on first use"
         rows.append({"name": f"{backend}:SOURCE", "description": source})
     return rows
+
+
+def folder_of(backend: str) -> str:
+    """Which conversions a runtime opens: ONNX Runtime and TensorRT read the same folders."""
+    return "onnx" if backend in ("onnx", "tensorrt") else backend
 
 
 def runs(folder: Path) -> list[dict[str, str]]:

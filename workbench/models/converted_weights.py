@@ -34,23 +34,15 @@ def converted_artifact(converted: Converted, settings: Mapping[str, Any]) -> dic
 
     Raises ModelError for a package that cannot be read.
     """
-    from workbench.backends.coreml_package import told
-
     tensors: dict[str, dict[str, Any]] = {}
     stages: dict[str, Any] = {}
     for stage in converted.stages.values():
-        with told():
-            from workbench.mil.program import load
-
-            program = load(stage.path, stage.function)
-            for key, entry in entries(stage, program):
-                add(tensors, key, entry, stage.name)
-            stages[stage.name] = {
-                "package": stage.package,
-                "function": stage.function,
-                **precision_of(stage, program, converted.recipe),
-            }
-    paths = [path for name in converted.packages for path in sorted((converted.folder / name).rglob("*")) if path.is_file()]
+        rows, precision = (onnx_stage if converted.runtime == "onnx" else coreml_stage)(converted, stage)
+        for key, entry in rows:
+            add(tensors, key, entry, stage.name)
+        stages[stage.name] = {"package": stage.package, "function": stage.function, **precision}
+    named = [converted.folder / name for name in (*converted.packages, *converted.shared)]
+    paths = [path for each in named for path in ([each] if each.is_file() else sorted(each.rglob("*"))) if path.is_file()]
     return {
         "bytes": converted.size_bytes,
         "files": [
@@ -70,6 +62,26 @@ def converted_artifact(converted: Converted, settings: Mapping[str, Any]) -> dic
             "stages": stages,
         },
     }
+
+
+def coreml_stage(converted: Converted, stage: ConvertedStage) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
+    """(every weight of the stage, which types its ops compute in)."""
+    from workbench.backends.coreml_package import told
+
+    with told():
+        from workbench.mil.program import load
+
+        program = load(stage.path, stage.function)
+        return list(entries(stage, program)), precision_of(stage, program, converted.recipe)
+
+
+def onnx_stage(converted: Converted, stage: ConvertedStage) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
+    """The same of an ONNX file."""
+    from workbench.backends.onnx_file import read
+    from workbench.models import onnx_weights
+
+    file = read(stage.path)
+    return list(onnx_weights.entries(stage, file)), onnx_weights.precision_of(converted.manifest["stages"][stage.name], file)
 
 
 def entries(stage: ConvertedStage, program: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -83,7 +83,7 @@ def open_speech_to_text(spec: ModelSpec) -> SpeechToText:
     if spec.backend not in ("torch", "mlx"):
         raise UsageError(
             f"runtime {spec.backend!r} does not run speech-to-text models",
-            why="torch, mlx and coreml do",
+            why="torch, mlx, coreml, onnx and tensorrt do",
             fix="--model demo:stt@torch",
         )
     found, config = _files(spec)
@@ -107,9 +107,10 @@ def _open_converted(spec: ModelSpec, family: str, backend: Any, chosen: Mapping[
         )
     made = converted(spec)
     check(made, spec.backend, family)
-    backend.prepare(dict(spec.options))
+    asked = {**spec.options, "precision": str(made.recipe.get("precision"))}  # as source.running_options
+    backend.prepare(asked)
     found = Resolved(made.folder, str(made.source.get("name")), made.source.get("revision"))
-    stages = open_stages(made, backend, dict(spec.options), family)
+    stages = open_stages(made, backend, asked, family)
     try:
         with quietly(), in_users_words(found):
             config, generation = checkpoint.read_config(made.folder), read_json(made.folder / "generation_config.json")

@@ -9,10 +9,12 @@ An option that is not in the table of its family and runtime is refused, so that
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.errors import UsageError
+from workbench.models import options_converted as converted
+from workbench.models.options_converted import YES_OR_NO
 from workbench.models.speech_to_text import FAMILY as SPEECH
 
 VISION = "vision-language"
@@ -42,25 +44,6 @@ MLX = {
     "dequantise": ("auto", "true, false; auto: on a CPU, where quantised matmul is slow"),
 }
 
-RECIPE = {
-    "precision": ("fp32", "fp32 or fp16: the arithmetic of the converted program"),
-    "quantize": ("", "int8, int4-block32, palette4, palette6 or prune50: how its weights are stored; empty: as they are"),
-    "target": ("iOS18", "iOS17 or iOS18: the oldest system that is to run it"),
-    "stateful": ("", "true: the program keeps the cache itself; empty: true where the target can"),
-    "keep_fp32": ("", "what stays fp32 in fp16: ops or layers, separated by commas"),
-    "context": ("", "positions of the cache; empty: the model's own"),
-}
-"""What a model is converted with, on its first use; of a converted folder they must be what it was made with."""
-
-COREML = RECIPE | {
-    "units": ("", "CPU_ONLY, CPU_AND_GPU, CPU_AND_NE or ALL: what Core ML may use, on a Mac; empty: ALL"),
-    "executor": ("auto", "auto: the device on a Mac, else the reference executor; reference: that one everywhere"),
-    "reading": ("", "native, emulate, fp16-weights or float64: how the reference executor computes floats"),
-    "threads": ("", "CPU threads of the reference executor"),
-    "timeout": ("", "seconds that the device may take to load, or to answer once"),
-    "batch_size": EVERYWHERE["batch_size"],
-}
-
 KNOWN: dict[str, dict[str, tuple[str, str]]] = {
     "torch": COMMON | TORCH | {"device_map": ("", "auto, or another map of transformers: spread a large model over devices")},
     "mlx": COMMON | MLX | {"preprocessing": ("shared", "shared: transformers' processor, as on torch; own: mlx-vlm's")},
@@ -75,7 +58,9 @@ KNOWN: dict[str, dict[str, tuple[str, str]]] = {
         "image_position": COMMON["image_position"],
         "image_detail": ("", "low, high or auto; empty: not sent"),
     },
-    "coreml": COREML | {name: COMMON[name] for name in ("min_pixels", "max_pixels", "image_position", "image_backend")},
+} | {
+    name: table | {each: COMMON[each] for each in ("min_pixels", "max_pixels", "image_position", "image_backend")}
+    for name, table in converted.TABLES.items()
 }
 
 DECODES: dict[str, tuple[str, str]] = {
@@ -118,15 +103,13 @@ SPEECH_TABLES: dict[str, dict[str, tuple[str, str]]] = {
         "bits": ("", "4 or 8: quantise on load"),
         "group_size": ("32", "weights that share a scale when quantised on load: 32, 64 or 128"),
     },
-    "coreml": COREML | DECODES,
-}
+} | {name: table | DECODES for name, table in converted.TABLES.items()}
 
 TABLES = {VISION: KNOWN, SPEECH: SPEECH_TABLES}
 
-NOT_IN_KEY = {"server": ("timeout", "retries", "api_key_env"), "coreml": ("timeout",)}
+NOT_IN_KEY = {"server": ("timeout", "retries", "api_key_env"), **converted.NOT_IN_KEY}
 """Options that cannot change an answer: another value continues the same run."""
 
-YES_OR_NO = ("true", "false")
 CHOICES = {
     "dtype": ("auto", "float32", "float16", "bfloat16"),
     "image_position": ("first", "last"),
@@ -147,17 +130,10 @@ CHOICES = {
     "word_timestamps": YES_OR_NO,
     "suppress_blank": YES_OR_NO,
     "condition_on_previous_text": YES_OR_NO,
-    "precision": ("fp32", "fp16"),
-    "quantize": ("", "int8", "int4-block32", "palette4", "palette6", "prune50", "none"),
-    "target": ("iOS18", "iOS17"),
-    "stateful": ("", "true", "false"),
-    "units": ("", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL"),
-    "executor": ("auto", "reference"),
-    "reading": ("", "native", "emulate", "fp16-weights", "float64"),
 }
 LIBRARIES = {"torch": ("auto", "transformers"), "mlx": ("auto", "mlx-whisper", "mlx-audio")}
 
-NUMBERS = ("batch_size", "min_pixels", "max_pixels", "threads", "concurrency", "timeout", "retries", "context")
+NUMBERS = ("batch_size", "min_pixels", "max_pixels", "threads", "concurrency", "timeout", "retries", *converted.NUMBERS)
 FROM_ZERO = ("retries",)
 COUNTS = ("beam_size", "best_of", "bits", "group_size")
 """Whole numbers of at least 1 of the speech family; ``NUMBERS`` are every family's."""
@@ -175,10 +151,6 @@ LIMITS: dict[str, tuple[float, float]] = {
 """Least and largest value of options that are fractions or seconds; ``none`` or nothing is None."""
 
 
-INSTEAD = {("coreml", "dtype"): "?precision=fp16", ("coreml", "device"): "?units=CPU_AND_GPU, on a Mac"}
-"""What another runtime's option is called here."""
-
-
 def read(backend: str, given: Mapping[str, str], family: str = VISION) -> dict[str, Any]:
     """``given`` with defaults filled in and numbers as ``int`` (None where empty); of speech, ``DECODING`` as ``Decoding`` has it.
 
@@ -193,15 +165,15 @@ def read(backend: str, given: Mapping[str, str], family: str = VISION) -> dict[s
             raise UsageError(
                 f"unknown option {name!r} for {backend} models",
                 why=_known(name, backend, family, table),
-                fix=INSTEAD.get((backend, name)),
+                fix=converted.INSTEAD.get((backend, name)),
             )
     found: dict[str, Any] = {}
     for name, (default, _) in table.items():
         value = str(given.get(name, default)).strip()
-        allowed = LIBRARIES[backend] if name == "library" else CHOICES.get(name)
+        allowed = LIBRARIES[backend] if name == "library" else converted.CHOICES.get((backend, name), CHOICES.get(name))
         if allowed is not None and value not in allowed:
             choices = ", ".join(choice for choice in allowed if choice)
-            near = next((choice for choice in allowed if choice.lower() == value.lower().replace("-", "_")), allowed[1])
+            near = nearest(value, allowed)
             raise UsageError(f"option {name} cannot be {value!r}", why=f"known: {choices}", fix=f"?{name}={near}")
         found[name] = _typed(name, value, family)
     if family == VISION and found["min_pixels"] and found["max_pixels"] and found["min_pixels"] > found["max_pixels"]:
@@ -216,9 +188,19 @@ def in_key(backend: str, given: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in sorted(given.items()) if name not in NOT_IN_KEY.get(backend, ())}
 
 
-def recipe(given: Mapping[str, str]) -> dict[str, str]:
-    """The options of ``given`` that say how a model is converted."""
-    return {name: str(value) for name, value in given.items() if name in RECIPE}
+def recipe(backend: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The options of ``given`` that say how a model is converted for ``backend``."""
+    return {name: str(value) for name, value in given.items() if name in converted.RECIPES.get(backend, {})}
+
+
+def nearest(value: str, allowed: Sequence[str]) -> str:
+    """What a user who typed ``value`` may have meant: the same but for case and dashes, or what it begins; else the first beside the default."""
+    plain = [(choice, choice.lower().replace("-", "_")) for choice in allowed if choice]
+    typed = converted.SHORT.get(value.lower(), value.lower()).replace("-", "_")
+    same = [choice for choice, name in plain if name == typed] or [
+        choice for choice, name in plain if typed and name.startswith(typed)
+    ]
+    return (same or [choice for choice, _ in plain][1:] or [choice for choice, _ in plain])[0]
 
 
 def flag(options: Mapping[str, str], name: str) -> bool:

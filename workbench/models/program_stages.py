@@ -15,12 +15,16 @@ from typing import Any
 
 from workbench.errors import ModelError
 from workbench.models.converted import AGAIN, Converted
+from workbench.models.fixed_prompt import FixedPrompt
 
 FAMILY_STAGES = {"vision-language": ("vision", "prefill", "step"), "speech-to-text": ("encoder", "step")}
 """By family, the stages that its loop runs."""
 
 CACHES = ("keys", "values")
 """What a step remembers: states of the program, or inputs whose new values come out as ``new_keys`` and ``new_values``."""
+
+HANDED_OVER = ("new_keys", "new_values", "cross_keys", "cross_values")
+"""Outputs that only another call reads. A runtime that has memory of its own (``keep_on_device``) leaves them there."""
 
 CACHE_SIZES = ("layers", "heads", "context", "head_size")
 """The shape of each."""
@@ -44,18 +48,24 @@ SIZES = {
 }
 
 
-class Stages(Mapping[str, Any]):
-    """The programs by stage. ``evidence`` is one for all; ``timed`` says whether their times mean anything."""
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8-qdq": "float32"}
+"""What a precision's floats are; integers of int8-qdq stand between floats of float32."""
 
-    def __init__(self, converted: Converted, programs: Mapping[str, Any]):
+
+class Stages(Mapping[str, Any]):
+    """The programs by stage. ``runtime``: which one runs them; ``evidence`` is one for all; ``timed`` says whether their times mean anything;
+    ``dtype``: of their floats; ``precision``: as the recipe names it."""
+
+    def __init__(self, converted: Converted, programs: Mapping[str, Any], runtime: str | None = None):
         self.converted, self.programs = converted, dict(programs)
+        self.runtime = runtime or converted.runtime
         self.evidence: str = next(iter(programs.values())).evidence
         self.timed = self.evidence != "reference"
         if self.timed:
             self.programs = {name: Clocked(program) for name, program in programs.items()}
         self.stateful = bool(converted.stage("step").states)
-        precision = str(converted.recipe.get("precision"))
-        self.dtype: str = {"fp32": "float32", "fp16": "float16"}.get(precision, precision)
+        self.precision = str(converted.recipe.get("precision"))
+        self.dtype: str = DTYPES.get(self.precision, self.precision)
 
     def __getitem__(self, name: str) -> Any:
         return self.programs[name]
@@ -69,11 +79,13 @@ class Stages(Mapping[str, Any]):
     def describe(self) -> dict[str, Any]:
         """What was really loaded, for a bundle: the recipe, which runtime ran it, and what each program says of itself."""
         recipe = self.converted.recipe
+        held = self.converted.manifest["stages"]
+        readiness = {name: held[name]["readiness"] for name in self.converted.stages if held[name].get("readiness")}
         return {
             "class": f"{self.converted.architecture}, {self.converted.runtime} programs",
             "dtype": self.dtype,
             "precision": recipe.get("precision"),
-            "quantisation": recipe.get("quantize"),
+            "quantisation": recipe.get("quantize") or (self.precision if self.precision.startswith("int8") else None),
             "recipe": self.converted.label,
             "kept_fp32": list(recipe.get("keep_fp32") or ()),
             "stateful": self.stateful,
@@ -81,6 +93,7 @@ class Stages(Mapping[str, Any]):
             "stages": {name: program.describe() for name, program in self.programs.items()},
             "converted_with": self.converted.versions,
             "bytes": self.converted.size_bytes,
+            **({"readiness": readiness} if readiness else {}),
         }
 
     def seconds(self) -> dict[str, dict[str, Any]]:
@@ -131,11 +144,15 @@ def open_stages(converted: Converted, backend: Any, options: Mapping[str, str], 
         for name in FAMILY_STAGES[family]:
             stage = converted.stage(name)
             programs[name] = backend.open(stage.path, options, function=stage.function)
+            if name == "prefill" and "prompt" in converted.sizes:
+                programs[name] = FixedPrompt(programs[name], converted.sizes["prompt"])
+            if hasattr(programs[name], "keep_on_device"):
+                programs[name].keep_on_device([spec.name for spec in programs[name].outputs if spec.name in HANDED_OVER])
     except BaseException:
         for program in programs.values():
             program.close()
         raise
-    return Stages(converted, programs)
+    return Stages(converted, programs, backend.name)
 
 
 def check(converted: Converted, runtime: str, family: str) -> None:
@@ -147,9 +164,9 @@ def check(converted: Converted, runtime: str, family: str) -> None:
             why=f"what was asked for is {family}",
             fix=f"workbench {verb} --model {runtime}:FOLDER" if verb else f"workbench capture {runtime}:FOLDER/PACKAGE",
         )
-    if converted.runtime != runtime:
+    if runtime not in converted.runs_on:
         raise ModelError(
-            f"{converted.name!r} was converted for {converted.runtime}",
+            f"{converted.name!r} was converted for {' and '.join(converted.runs_on)}",
             why=f"what was asked for is {runtime}",
             fix=f"--model {converted.runtime}:FOLDER",
         )
@@ -205,7 +222,8 @@ class StepCache:
         self.program, self.filled = program, 0
         self.shape = tuple(sizes[name] for name in CACHE_SIZES)
         self.state = program.make_state() if stateful else None
-        self.arrays = None if stateful else {name: numpy.zeros(self.shape, dtype=numpy.float32) for name in CACHES}
+        empty = getattr(program, "zeros", None) or (lambda shape: numpy.zeros(shape, dtype=numpy.float32))
+        self.arrays = None if stateful else {name: empty(self.shape) for name in CACHES}
 
     def fill(self, keys: Any, values: Any) -> None:
         """The first places: ``keys`` and ``values`` of shape (layers, heads, places, head size)."""
@@ -213,12 +231,15 @@ class StepCache:
 
         self.filled = keys.shape[2]
         for name, rows in zip(CACHES, (keys, values), strict=True):
-            if self.arrays is not None:
-                self.arrays[name][:, :, : self.filled] = rows
+            if self.arrays is not None and hasattr(rows, "padded"):  # it lies on a device, and stays there
+                self.arrays[name] = rows.padded(self.shape)
                 continue
-            whole = numpy.zeros(self.shape, dtype=numpy.float16)
+            whole = numpy.zeros(self.shape, dtype=numpy.float16 if self.arrays is None else numpy.float32)
             whole[:, :, : self.filled] = rows
-            self.state.write(name, whole)
+            if self.arrays is None:
+                self.state.write(name, whole)
+            else:
+                self.arrays[name] = whole
 
     def run(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """One step; its keys and values are kept for the next."""

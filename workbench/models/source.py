@@ -26,7 +26,10 @@ from workbench.registry import BUILT_IN_CONVERTERS, get_backend, get_converter
 from workbench.types import ModelSpec
 
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "weights.npz")
-PACKAGES = (".mlpackage", ".mlmodel", ".mlmodelc")
+PACKAGES = (".mlpackage", ".mlmodel", ".mlmodelc", ".onnx")
+"""Names of single programs, which are no models."""
+MANIFEST_NAMES = {"calibrate": "samples", "calibrate_limit": "samples_limit"}
+"""Options of a conversion that its manifest's recipe calls otherwise."""
 UNWANTED = ("*/*.safetensors", "*/*.bin", "onnx/*", "original/*", "consolidated*", "*.gguf", "training_args*")
 
 _resolved: dict[tuple[str, str | None, bool, bool], Resolved] = {}
@@ -89,9 +92,23 @@ def converted(spec: ModelSpec) -> Converted:
         raise _one_program(spec, path)
     if here and is_converted(path):
         found = Converted(path)
+        if spec.backend not in found.runs_on:
+            raise ModelError(
+                f"{found.name!r} was converted for {' and '.join(found.runs_on)}",
+                why=f"what was asked for is {spec.backend}",
+                fix=f"--model {shlex.quote(f'{found.runs_on[0]}:{spec.source}')}",
+            )
         _refuse_other_recipe(spec, found)
         return found
     return Converted(get_converter(spec.backend)(spec))
+
+
+def running_options(spec: ModelSpec) -> dict[str, str]:
+    """The options a runtime is asked with, for its evidence and its device: those of ``spec``, and of a converted model the precision that
+    it was made in, which decides what can run it. Raises as ``converted``."""
+    if not runs_converted(spec.backend):
+        return dict(spec.options)
+    return {**spec.options, "precision": str(converted(spec).recipe.get("precision"))}
 
 
 def _one_program(spec: ModelSpec, path: Path) -> ModelError:
@@ -112,10 +129,11 @@ def _one_program(spec: ModelSpec, path: Path) -> ModelError:
 def _refuse_other_recipe(spec: ModelSpec, found: Converted) -> None:
     """Raises UsageError for recipe options that an artifact folder was not made with."""
     made = {**found.recipe, "context": found.sizes.get("context")}
-    for name, asked in recipe(spec.options).items():
-        has = made.get(name)
-        if name == "keep_fp32":
-            same = sorted(part.strip() for part in asked.split(",") if part.strip()) == sorted(map(str, has or ()))
+    for name, asked in recipe(spec.backend, spec.options).items():
+        has = made.get(MANIFEST_NAMES.get(name, name))
+        if isinstance(has, (list, tuple)):
+            parts = [part.strip() for part in asked.split(",") if part.strip() not in ("", "none")]
+            same = sorted(parts) == sorted(map(str, has)) or not asked and name != "keep_fp32"
         else:
             said = "none" if has is None else str(has).lower() if isinstance(has, bool) else str(has)
             same = asked in ("", said)
@@ -123,7 +141,7 @@ def _refuse_other_recipe(spec: ModelSpec, found: Converted) -> None:
         if not same:
             raise UsageError(
                 f"{name}={asked} contradicts {found.name!r}",
-                why=f"it was converted with {name}={','.join(has or ()) if isinstance(has, list) else has}",
+                why=f"it was converted with {name}={','.join(map(str, has)) if isinstance(has, (list, tuple)) else has}",
                 fix=f"leave ?{name} out, or convert again: workbench convert MODEL --to {spec.backend}",
             )
 

@@ -178,9 +178,11 @@ class StagesSpeech(WhisperSpeech):
 
 def _fixed(array: Any) -> Any:
     """Read-only, with memory of its own: a runtime that has seen it once need not look at it again
-    (``workbench.backends.base.TensorProgram``)."""
+    (``workbench.backends.base.TensorProgram``). What lies on a device (``keep_on_device``) is so already."""
     import numpy
 
+    if not isinstance(array, numpy.ndarray):
+        return array
     made = array if array.base is None and array.flags.owndata else numpy.array(array)
     made.setflags(write=False)
     return made

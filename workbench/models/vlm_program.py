@@ -53,7 +53,7 @@ class ProgramVisionLanguage:
         self.ignored = {name: value for name, value in generation.items() if name in answering.SAMPLING_DEFAULTS}
         # States keep half precision in a float32 program too. Where that parts the two ways further than float32 may, answers are
         # followed step by step, as they are made.
-        self._following = Following([stages.dtype])
+        self._following = Following([stages.dtype, stages.precision])
 
     def answer(self, requests: Sequence[Request], generation: Generation) -> list[Output]:
         """One Output a request, in order. Requests that fail carry their error; of reference evidence none has a timing."""

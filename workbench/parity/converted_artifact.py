@@ -27,6 +27,8 @@ SAME = frozenset({"same values", "added by the converter"})
 PLAIN = ("none", "cast", None)
 FLOATS = {"F16": "float16", "F32": "float32", "BF16": "bfloat16", "F64": "float64"}
 HALVES = ("F16", "BF16")
+ROUNDING = {"F16": ROUNDED, "BF16": 8 * ROUNDED}
+"""The same of each: bfloat16 has 8 bits where float16 has 11."""
 ASKED = {"fp32": "F32", "fp16": "F16"}
 """A recipe's precision as weights name theirs."""
 
@@ -84,7 +86,7 @@ def compare_converted(reference: Mapping[str, Any], candidate: Mapping[str, Any]
     for weight in weights:
         groups.setdefault(weight.kind, []).append(weight)
     words, broken = told_precision(mine["converted"], groups)
-    words += told_groups(groups, len(weights))
+    words += told_groups(groups, len(weights)) + told_kept(mine["converted"])
     broken = broken or any(kind not in (*SAME, "of no single weight") for kind in groups)
     words += told_left(left, swapped)
     return Told(words, broken, tables_of(weights, left, other), facts_of(mine, weights, groups, left))
@@ -115,8 +117,9 @@ def kind_of(tensor: Tensor, known: Tensor, asked: str) -> str:
         return "compressed"
     if same_values(tensor, known):
         return "same values"
-    if tensor["dtype"] == "F16" and rounded(tensor, known):
-        return "rounded to float16" if asked != "fp32" else "float16, not asked for"
+    if tensor["dtype"] in HALVES and rounded(tensor, known):
+        name = FLOATS[tensor["dtype"]]
+        return f"rounded to {name}" if asked_for(tensor["dtype"], asked) else f"{name}, not asked for"
     if tensor.get("turned") and tensor["turned"] in (known["hash"], known.get("half"), known.get("single")):
         return "transposed"
     return "other values"
@@ -137,11 +140,18 @@ def without_ones(tensor: Tensor) -> list[int]:
     return [size for size in tensor["shape"] if size != 1]
 
 
+def asked_for(dtype: str, asked: str) -> bool:
+    """Does the recipe's precision ask for weights of the type? int8 has its floats in float32."""
+    return asked == "bf16" if dtype == "BF16" else asked not in ("fp32", "bf16", "int8-qdq")
+
+
 def rounded(tensor: Tensor, known: Tensor) -> bool:
-    if tensor["hash"] in (known.get("half"), known["hash"]):
+    half = known.get("half") if tensor["dtype"] == "F16" else None
+    if tensor["hash"] in (half, known["hash"]):
         return True
     error = tensor.get("error")
-    return bool(("half" not in known or tensor.get("sampled")) and error is not None and error <= ROUNDED)
+    unknown = half is None or tensor.get("sampled")
+    return bool(unknown and error is not None and error <= ROUNDING[tensor["dtype"]])
 
 
 def by_content(tensor: Tensor, other: Mapping[str, Tensor]) -> str | None:
@@ -163,13 +173,15 @@ def told_precision(converted: Mapping[str, Any], groups: Mapping[str, Sequence[W
     asked = (converted.get("recipe") or {}).get("precision")
     found = [(name, each) for name, stage in (converted.get("stages") or {}).items() for each in stage.get("other") or ()]
     count = sum(stage.get("others") or 0 for stage in (converted.get("stages") or {}).values())
-    stored = groups.get("float16, not asked for", [])
+    stored = [weight for name in ("float16", "bfloat16") for weight in groups.get(f"{name}, not asked for", ())]
     parts = []
     if count:
         first = f": the first is {found[0][1]['value']} of {found[0][0]}{origin_text(found[0][1])}" if found else ""
         parts.append(f"{count:,} {'op computes' if count == 1 else 'ops compute'} in {float_name(found)}{first}")
     if stored:
-        parts.append(f"{len(stored):,} {'weight is' if len(stored) == 1 else 'weights are'} stored in float16: {named(stored)}")
+        parts.append(
+            f"{len(stored):,} {'weight is' if len(stored) == 1 else 'weights are'} stored in {FLOATS[stored[0].tensor['dtype']]}: {named(stored)}"
+        )
     return ([f"{FLOATS.get(ASKED.get(str(asked), ''), asked)} was asked for, and {' and '.join(parts)}"] if parts else []), bool(
         parts
     )
@@ -195,9 +207,10 @@ def told_groups(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]
     same = len(groups.get("same values", ()))
     if same:
         words.append(f"{same:,} of {total:,} weights {'has' if same == 1 else 'have'} the same values")
-    if half := groups.get("rounded to float16"):
-        many = "weight is" if len(half) == 1 else "weights are"
-        words.append(f"{len(half):,} {many} stored in float16, as asked")
+    for name in ("float16", "bfloat16"):
+        if half := groups.get(f"rounded to {name}"):
+            many = "weight is" if len(half) == 1 else "weights are"
+            words.append(f"{len(half):,} {many} stored in {name}, as asked")
     if added := groups.get("added by the converter"):
         many = "constant is" if len(added) == 1 else "constants are"
         words.append(f"{len(added):,} {many} the converter's own, one number over and over")
@@ -207,6 +220,26 @@ def told_groups(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]
             f"{len(unpaired):,} {'constant stems' if one else 'constants stem'} from no single weight and {'is' if one else 'are'} listed"
         )
     return words
+
+
+def kept_fp32(converted: Mapping[str, Any]) -> dict[str, int]:
+    """By reason, the ops of all stages that stay fp32 in another precision, the most frequent first."""
+    found: dict[str, int] = {}
+    for stage in (converted.get("stages") or {}).values():
+        for reason, count in (stage.get("kept") or {}).items():
+            found[str(reason)] = found.get(str(reason), 0) + int(count)
+    return dict(sorted(found.items(), key=lambda each: (-each[1], each[0])))
+
+
+def told_kept(converted: Mapping[str, Any]) -> list[str]:
+    kept = kept_fp32(converted)
+    if not kept:
+        return []
+    total = sum(kept.values())
+    shown = ", ".join(f"{count:,} ({reason})" for reason, count in list(kept.items())[:NAMED]) + (
+        " and others" if len(kept) > NAMED else ""
+    )
+    return [f"{total:,} {'op stays' if total == 1 else 'ops stay'} float32, as the recipe says: {shown}"]
 
 
 def told_compressed(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]:
@@ -268,9 +301,11 @@ def tables_of(weights: Sequence[Weight], left: Sequence[str], other: Mapping[str
         "transposed",
         "other values",
         "float16, not asked for",
+        "bfloat16, not asked for",
         "compressed",
         "of no single weight",
         "rounded to float16",
+        "rounded to bfloat16",
         "added by the converter",
         "same values",
     )
@@ -305,5 +340,6 @@ def facts_of(
         "asked_not_compressed": [weight.name for weight in weights if is_skipped(weight.tensor)],
         "stored_bytes": sum(weight.tensor.get("stored_bytes") or 0 for weight in weights),
         "dense_bytes": sum(weight.tensor.get("dense_bytes") or 0 for weight in weights),
+        "kept_fp32": kept_fp32(mine["converted"]),
         "in_no_program": list(left),
     }

@@ -19,6 +19,7 @@ from workbench.report.items import Entry, entries
 from workbench.report.kits import kit_parts
 from workbench.report.layers import input_rows
 from workbench.report.program_markdown import program_parts
+from workbench.report.readiness import readiness_parts
 from workbench.report.reasons import REASONS, reason_rows
 from workbench.report.scores import score_rows
 from workbench.report.sizes import size_parts
@@ -62,6 +63,7 @@ def markdown_text(
         parts += ["## Reasons", reasons(sides)]
     else:
         parts += inputs(sides)
+    parts += readiness_parts(sides)
     parts += environment(sides)
     parts += kit_parts(sides)
     for candidate in candidates:

@@ -29,6 +29,7 @@ from workbench.report.items import CHANGES, CHUNK, ItemView, Speech, Texts
 from workbench.report.kits import kits_of
 from workbench.report.media import Thumbnails
 from workbench.report.program import program_views
+from workbench.report.readiness import ABOUT, readiness_views
 from workbench.report.reasons import REASONS, item_failures, reason_rows
 from workbench.report.scores import score_rows
 from workbench.report.sizes import size_blocks
@@ -143,6 +144,8 @@ def context(
         "topics": [(topic, list(rows)) for topic, rows in groupby(properties, key=lambda row: row.topic)],
         "differing": sum(row.differs for row in properties),
         "kits": kits_of(sides),
+        "readiness": readiness_views(sides),
+        "readiness_about": ABOUT,
         "views": views,
         "thumbnails": thumbnails,
         "texts": texts,

@@ -5,6 +5,7 @@ libraries("speech-to-text", get_backend("mlx"), ModelSpec.parse("demo:stt@mlx"))
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from workbench.backends.coreml_package import macos_version
@@ -24,23 +25,33 @@ ANSWERING_LIBRARIES = {
 """By family: what makes the answers on every runtime, through tokens, pixels and samples; a runtime's own are named by its backend."""
 FAMILIES = tuple(ANSWERING_LIBRARIES)
 MLX_VISION_LANGUAGE = "mlx-vlm"
+UNUSED = {
+    ("coreml", False): {"torch"},
+    ("onnx", True): {"onnxruntime"},
+    ("onnx", False): {"onnx"},
+    ("tensorrt", True): {"tensorrt", "torch"},
+    ("tensorrt", False): {"onnx", "onnxruntime"},
+}
+"""By runtime, and whether a reference executor stands in for it: which of its libraries make no answer then."""
 
 
-def libraries(family: str, backend: Any, spec: ModelSpec) -> tuple[str, ...]:
-    """The distributions that make a family's answers on a backend: speech on MLX has libraries of its own. Raises as ``mlx_library``."""
+def libraries(family: str, backend: Any, spec: ModelSpec, running: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The distributions that make a family's answers on a backend: speech on MLX has libraries of its own. ``running``: what the runtime is
+    asked with (``source.running_options``), else the options of ``spec``. Raises as ``mlx_library``."""
     own = tuple(backend.distributions)
     if family == VISION and runs_converted(spec.backend):
         own = (*own, "transformers")  # whose processor makes the pixels
-    if runs_converted(spec.backend) and backend.evidence(dict(spec.options)) != "reference":
-        own = tuple(name for name in own if name != "torch")  # it is the reference executor's
+    if runs_converted(spec.backend):
+        stands_in = backend.evidence(dict(spec.options if running is None else running)) == "reference"
+        own = tuple(name for name in own if name not in UNUSED.get((spec.backend, stands_in), ()))
     if family == SPEECH:
         own = tuple(mlx_library(spec) if name == MLX_VISION_LANGUAGE else name for name in own)
     return tuple(dict.fromkeys((*own, *ANSWERING_LIBRARIES[family])))
 
 
-def system_libraries(backend: Any, spec: ModelSpec) -> dict[str, str]:
+def system_libraries(backend: Any, spec: ModelSpec, running: Mapping[str, str] | None = None) -> dict[str, str]:
     """What makes the answers and comes with the system: Core ML has the version of the macOS it is part of."""
-    if spec.backend != "coreml" or backend.evidence(dict(spec.options)) == "reference":
+    if spec.backend != "coreml" or backend.evidence(dict(spec.options if running is None else running)) == "reference":
         return {}
     return {"macOS": ".".join(map(str, macos_version() or ())) or "unknown"}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.errors import RuntimeMissing, UsageError
 from workbench.models import options
-from workbench.models.source import identify
+from workbench.models.source import identify, running_options
 from workbench.registry import get_backend
 from workbench.run import key as run_keys
 from workbench.run.bundle import run_key
@@ -35,6 +35,8 @@ class Plan:
     evidence: str
     device: Mapping[str, Any]
     identity: Mapping[str, Any]
+    running: Mapping[str, str]
+    """What the runtime is asked with (``source.running_options``)."""
     path: str | None = None
     """Of an own eval's file, as typed; None for named tasks and for absolute paths (they may name a user)."""
 
@@ -105,7 +107,7 @@ def plan(
     part = limit is not None and limit > 0 and not sample_ids and shard is None and subset is None
     loaded = task.load(limit if part else None)  # a few items of a hub's data set need not download all of it
     samples = select(loaded.samples, limit, sample_ids, run_keys.parse_shard(shard), subset)
-    chosen = dict(spec.options)
+    chosen = running_options(spec)
     prepared = backend.prepare(chosen)
     device = backend.device(chosen)
     key = run_keys.full_key(
@@ -115,14 +117,14 @@ def plan(
         samples,
         {"revision": loaded.revision, "fingerprint": loaded.fingerprint},
         identity,
-        libraries(task.family, backend, spec),
+        libraries(task.family, backend, spec, chosen),
         prepared,
         device,
-        options.in_key(spec.backend, chosen),
+        options.in_key(spec.backend, spec.options),
     )
-    key["libraries"] |= system_libraries(backend, spec)
+    key["libraries"] |= system_libraries(backend, spec, chosen)
     asked = run_keys.asked(task, spec, generation, limit, sample_ids, shard, subset)
-    return Plan(task, spec, generation, samples, asked, key, backend.evidence(chosen), device, identity, path)
+    return Plan(task, spec, generation, samples, asked, key, backend.evidence(chosen), device, identity, chosen, path)
 
 
 def first_manifest(todo: Plan) -> dict[str, Any]:

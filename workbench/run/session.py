@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from workbench.backends.hardware import describe_hardware
-from workbench.errors import RuntimeMissing
+from workbench.errors import ModelError, RuntimeMissing
 from workbench.metrics.normalise import PROFILES
 from workbench.metrics.running_words import RunningWords
 from workbench.models.artifact import artifact
@@ -80,7 +80,7 @@ class Session:
     def run(self) -> None:
         todo, bundle = self.todo, self.bundle
         pending = [sample for sample in todo.samples if sample.id not in self.lines]
-        hardware = describe_hardware(todo.spec.backend, dict(todo.spec.options))
+        hardware = describe_hardware(todo.spec.backend, dict(todo.running))
         bundle.add_session({**hardware, "libraries": todo.key["libraries"]})
         bundle.event("session", done=len(self.lines), pending=len(pending))
         facts: dict[str, Any] = {}
@@ -116,6 +116,7 @@ class Session:
         backend = get_backend(todo.spec.backend)
         began = time.perf_counter()
         model, new_model = self.opened.get(todo.spec, todo.task.family)
+        check_evidence(model, todo.evidence)
         timed = todo.evidence != "reference"
         took = {"seconds": self.opened.load_seconds} if timed else {}
         bundle.event("loaded", **took, reused=not new_model, model=model.describe())
@@ -175,6 +176,17 @@ class Session:
         if output.finish == "error":
             return failed_score(self.todo.task, sample)
         return self.todo.task.score(sample, Response(output.value, finish=output.finish), random.Random(self.todo.task.seed))
+
+
+def check_evidence(model: Any, planned: str) -> None:
+    """Raises ModelError where what was opened is other evidence than the manifest says: a time or its absence would mean something else."""
+    stages = getattr(model, "stages", None)
+    if stages is not None and stages.evidence != planned:
+        raise ModelError(
+            f"the programs are {stages.evidence} evidence, and the run was begun as {planned}",
+            why="the runtime that was there when the run was planned is not what ran the programs",
+            fix="workbench doctor, then the same command with --fresh",
+        )
 
 
 class RunningScore:
