@@ -12,7 +12,7 @@ import ast
 OWN = {"__init__", "fresh"}
 """Methods of our subclasses of TensorRT's classes that TensorRT does not call."""
 
-API = {"module": "TensorRT", "logger": "ILogger"}
+API = {"module": "TensorRT", "logger": "ILogger", "builder": ("call", "Builder"), "runtime": ("call", "Runtime")}
 
 
 def protocols(path):

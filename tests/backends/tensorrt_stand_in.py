@@ -23,6 +23,8 @@ import onnx
 
 VERSIONS = {10: "10.16.1.11", 11: "11.4.0.106"}
 MAGIC = b"stand-in plan\n"
+PLUGINS = {"RoiAlign"}
+"""Operators that onnx-tensorrt makes of NVIDIA's plugins (onnxOpImporters.cpp at 96e7811), which somebody has to register first."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Deeds:
     says: list[tuple[str, str]] = field(default_factory=list)
     gpu: str = "NVIDIA H200 9.0"
     run_fails: str | None = None
+    no_gpu: str | None = None
+    no_memory: bool = False
     nan: bool = False
 
 
@@ -127,6 +131,21 @@ def stand_in(version: str = VERSIONS[11], gpu: str = "NVIDIA H200 9.0"):
         return value
 
     trt.made = made
+    trt.plugins = set()
+
+    def init_libnvinfer_plugins(logger, namespace):
+        made(logger, ILogger, "init_libnvinfer_plugins"), need(namespace, str, "init_libnvinfer_plugins")
+        trt.plugins |= PLUGINS
+        return True
+
+    def started(logger, what):
+        """As pybind11 where the factory gives nothing: without a driver, or with one of an older CUDA."""
+        if trt.deeds.no_gpu:
+            run.tell(logger, severity.ERROR, trt.deeds.no_gpu)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return made(logger, ILogger, what)
+
+    trt.init_libnvinfer_plugins, trt.started = init_libnvinfer_plugins, started
 
     class ITensor(Strict):
         def __init__(self, value):
@@ -199,6 +218,9 @@ def stand_in(version: str = VERSIONS[11], gpu: str = "NVIDIA H200 9.0"):
             for number, node in enumerate(read.graph.node):
                 if node.op_type in trt.deeds.unsupported:
                     text = f"Unable to find plugin for operator {node.op_type}"
+                    self._errors.append(ParserError(codes.UNSUPPORTED_NODE, text, number, node.name, node.op_type))
+                if node.op_type in PLUGINS - trt.plugins:
+                    text = f"{node.op_type} plugin was not found in the plugin registry!"
                     self._errors.append(ParserError(codes.UNSUPPORTED_NODE, text, number, node.name, node.op_type))
             if not self._errors:
                 self._network._model = read
@@ -297,7 +319,7 @@ def stand_in(version: str = VERSIONS[11], gpu: str = "NVIDIA H200 9.0"):
 
     class Builder(Strict):
         def __init__(self, logger):
-            self._logger = made(logger, ILogger, "Builder")
+            self._logger = trt.started(logger, "Builder")
 
         def create_network(self, flags):
             wanted = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

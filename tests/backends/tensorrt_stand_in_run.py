@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from tests.backends import tensorrt_cpu as cpu
 from tests.backends import tensorrt_stand_in as base
+from workbench.backends.tensorrt_cuda import ALIGNMENT
 
 TYPES = {
     TensorProto.FLOAT: ("FLOAT", np.float32),
@@ -105,7 +106,7 @@ def add(trt, release):  # noqa: C901 one class after the other
             self._values = {
                 value.name: (value, kind) for kind, each in (("INPUT", graph.input), ("OUTPUT", graph.output)) for value in each
             }
-            self._hosts = shape_inputs(model)
+            self._hosts, self._ready = shape_inputs(model), {}
             inner = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
             self._inner = {value.name: value for value in inner} | {name: value for name, (value, _) in self._values.items()}
 
@@ -137,6 +138,8 @@ def add(trt, release):  # noqa: C901 one class after the other
             return [base.Dims(each) for each in known.get(name, [declared(self._values[name][0])] * 3)]
 
         def create_execution_context(self):
+            if trt.deeds.no_memory:
+                return tell(self._logger, severity.ERROR, "[defaultAllocator.cpp::allocate] Cuda Runtime (out of memory)")
             return IExecutionContext(self)
 
         def create_engine_inspector(self):
@@ -165,7 +168,9 @@ def add(trt, release):  # noqa: C901 one class after the other
         def set_tensor_address(self, name, memory):
             if name not in self._engine._values:
                 return self._wrong(f"there is no tensor {name}")
-            self._addresses[name] = need(memory, int, "set_tensor_address")
+            if need(memory, int, "set_tensor_address") % ALIGNMENT and name not in self._engine._hosts:
+                return self._wrong(f"the address of {name} is not aligned to {ALIGNMENT} bytes")
+            self._addresses[name] = memory
             return True
 
         def set_output_allocator(self, name, output_allocator):
@@ -217,7 +222,9 @@ def add(trt, release):  # noqa: C901 one class after the other
             kinds = {name: TYPES[value.type.tensor_type.elem_type][1] for name, (value, _) in self._engine._values.items()}
             fed = {name: at(addresses[name], shapes[name], kinds[name]).copy() for name in shapes}
             seen = [name for name in self._engine._head["debug"] if name in self._debug]
-            found = compute(self._engine._model, self._engine._inner, fed, seen)
+            ready, key = self._engine._ready, tuple(seen)
+            ready[key] = ready.get(key) or computing(self._engine._model, self._engine._inner, seen)
+            found = ready[key](fed)
             for name in seen:
                 self._show(name, found.pop(name), stream)
             for name, computed in found.items():
@@ -243,14 +250,22 @@ def add(trt, release):  # noqa: C901 one class after the other
 
         def _known(self):
             """Shapes of the outputs for the inputs' shapes; -1 where they depend on values."""
+            read = {}
+            for value in self._engine._model.graph.input:
+                if value.name in self._engine._hosts and self._addresses.get(value.name):
+                    kind = TYPES[value.type.tensor_type.elem_type][1]
+                    read[value.name] = at(self._addresses[value.name], self._shapes[value.name], kind).copy()
+            key = ("", *self._shapes.items(), *((name, array.tobytes()) for name, array in read.items()))
+            if key not in self._engine._ready:
+                self._engine._ready[key] = self._inferred(read)
+            return self._engine._ready[key]
+
+        def _inferred(self, read):
             model = onnx.ModelProto()
             model.CopyFrom(self._engine._model)
             for value in model.graph.input:
                 value.type.tensor_type.shape.CopyFrom(shaped(self._shapes[value.name]))
-                if value.name in self._engine._hosts and self._addresses.get(value.name):
-                    kind = TYPES[value.type.tensor_type.elem_type][1]
-                    read = at(self._addresses[value.name], self._shapes[value.name], kind).copy()
-                    model.graph.initializer.append(numpy_helper.from_array(read, value.name))
+            model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in read.items())
             del model.graph.value_info[:]
             for value in model.graph.output:
                 value.type.tensor_type.ClearField("shape")
@@ -283,10 +298,12 @@ def add(trt, release):  # noqa: C901 one class after the other
 
     class Runtime(base.Strict):
         def __init__(self, logger):
-            self._logger = made(logger, trt.ILogger, "Runtime")
+            self._logger = trt.started(logger, "Runtime")
 
         def deserialize_cuda_engine(self, serialized_engine):
             trt.log.append("deserialize")
+            if trt.deeds.no_memory:
+                return tell(self._logger, severity.ERROR, "[defaultAllocator.cpp::allocate] Cuda Runtime (out of memory)")
             text = bytes(need(serialized_engine, (bytes, bytearray, memoryview), "deserialize_cuda_engine"))
             head, _, model = text.removeprefix(base.MAGIC)[65:].partition(b"\n")
             try:
@@ -296,11 +313,8 @@ def add(trt, release):  # noqa: C901 one class after the other
             if head is None or base.plan(head, base.wire(model)) != text:
                 return tell(self._logger, severity.ERROR, "the engine plan file is not valid: its serialization is damaged")
             if head["version"] != trt.__version__:
-                return tell(
-                    self._logger,
-                    severity.ERROR,
-                    f"the engine plan file is of version {head['version']}, expecting {trt.__version__}",
-                )
+                other = f"the engine plan file is of version {head['version']}, expecting {trt.__version__}"
+                return tell(self._logger, severity.ERROR, other)
             if head["gpu"] != trt.deeds.gpu:
                 return tell(self._logger, severity.ERROR, "the engine plan file is of another device")
             return ICudaEngine(self._logger, head, model)
@@ -323,6 +337,7 @@ def add(trt, release):  # noqa: C901 one class after the other
                 return False
             for each in self._engine._model.graph.initializer:
                 each.CopyFrom(self._new[each.name])
+            self._engine._ready.clear()
             return True
 
     class OnnxParserRefitter(base.Strict):
@@ -364,8 +379,8 @@ def at(address, shape, kind):
     return cpu.memory(address, size).view(kind).reshape(shape)
 
 
-def compute(model, inner, fed, seen):
-    """The outputs and the values ``seen``, by name."""
+def computing(model, inner, seen):
+    """What computes the outputs and the values ``seen``, by name, from the inputs."""
     import onnxruntime
     from onnx.reference import ReferenceEvaluator
 
@@ -376,9 +391,9 @@ def compute(model, inner, fed, seen):
     names = [value.name for value in whole.graph.output]
     casts = {attribute.i for node in model.graph.node for attribute in node.attribute if attribute.name == "to"}
     given = {value.type.tensor_type.elem_type for value in model.graph.input}
-    if (
-        TensorProto.BFLOAT16 in {each.data_type for each in model.graph.initializer} | casts | given
-    ):  # ONNX Runtime has no kernels for it
-        return dict(zip(names, ReferenceEvaluator(whole).run(None, fed), strict=True))
+    held = {each.data_type for each in model.graph.initializer}
+    if TensorProto.BFLOAT16 in held | casts | given:  # ONNX Runtime has no kernels for it
+        reference = ReferenceEvaluator(whole)
+        return lambda fed: dict(zip(names, reference.run(None, fed), strict=True))
     session = onnxruntime.InferenceSession(base.wire(whole), providers=["CPUExecutionProvider"])
-    return dict(zip(names, session.run(None, fed), strict=True))
+    return lambda fed: dict(zip(names, session.run(None, fed), strict=True))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ def fresh():
 def bare(monkeypatch):
     """No driver, no TensorRT."""
     monkeypatch.setattr(hardware, "gpus", lambda: ())
+    monkeypatch.setattr(tensorrt_gpu, "DRIVER", Path("/nowhere"))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setattr(tensorrt, "_installed", lambda: False)
     absent = RuntimeMissing("TensorRT is not installed here", why="there is no Python module 'tensorrt'", fix=tensorrt_api.FIX)
@@ -91,6 +93,17 @@ def test_without_a_gpu_it_is_the_reference(backend, bare, linear):
     np.testing.assert_allclose(program({"x": rows(2)})["y"], expected, rtol=1e-6)
 
 
+def test_the_gpu_of_a_mac_is_none_of_nvidia(backend, bare, linear, monkeypatch, capsys):
+    """Nobody is told there that a driver and torch do not fit, and torch is not asked."""
+    monkeypatch.setattr(hardware, "gpus", lambda: ({"name": "Apple M3 Max GPU", "memory_bytes": 2**37, "driver": "macOS 15.5"},))
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert backend.available().notes[1] == "no engine: no NVIDIA GPU, TensorRT is not installed"
+    assert backend.open(linear, {}).evidence == "reference" and capsys.readouterr().err == ""
+    with pytest.raises(RuntimeMissing) as caught:
+        backend.evidence({"executor": "engine"})
+    assert caught.value.why.startswith("no NVIDIA GPU can be used here") and "torch" not in caught.value.why
+
+
 def test_an_engine_that_was_asked_for_says_all_that_is_missing(backend, bare, linear):
     for call in (backend.prepare, backend.evidence, backend.device, lambda options: backend.open(linear, options)):
         with pytest.raises(RuntimeMissing, match="a TensorRT engine can be neither built nor run here") as caught:
@@ -115,13 +128,26 @@ def test_each_thing_that_is_missing(backend, monkeypatch):
         return caught.value
 
     monkeypatch.setattr(hardware, "gpus", lambda: ())
+    monkeypatch.setattr(tensorrt_gpu, "DRIVER", Path("/nowhere"))
     assert "nvidia-smi" in ask().fix
+    with monkeypatch.context() as patch:  # a container without nvidia-smi: torch is asked
+        patch.setattr(tensorrt_gpu, "DRIVER", Path(__file__))
+        patch.setattr("platform.system", lambda: "Linux")
+        patch.setattr(torch.version, "cuda", "13.0")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        assert "nvidia-smi lists no GPU" in ask().why and lacks.pop() == "the NVIDIA driver and torch do not fit each other"
     monkeypatch.setattr(hardware, "gpus", lambda: (GPU_ROW,))
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built without CUDA" in ask().why and "pip install" in lacks_fix(backend)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "the driver is 580.65.06" in ask().why
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (
+        ask().fix == "unset CUDA_VISIBLE_DEVICES; or ?executor=reference" and lacks.pop() == "the GPUs of this machine are hidden"
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    told = ask()
+    assert "the driver is 580.65.06" in told.why and "--index-url https://download.pytorch.org/whl/cu126" in told.fix
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert ask("2").fix == "?device=1"

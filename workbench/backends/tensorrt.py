@@ -231,10 +231,10 @@ class TensorRTBackend:
 
     def available(self) -> Availability:
         """Looks at installed packages and nvidia-smi only. Without an engine the graphs are read by reference, and the notes say why."""
-        from workbench.backends import hardware, onnx
+        from workbench.backends import onnx
 
         found = onnx.ONNXBackend().available()
-        lacks = [] if hardware.gpus() else ["no NVIDIA GPU"]
+        lacks = [] if tensorrt_gpu.present() else ["no NVIDIA GPU"]
         if not _installed():
             lacks.append("TensorRT is not installed")
         if not package_availability(("torch",), FIX).ok:
@@ -306,9 +306,9 @@ class TensorRTBackend:
                 f"{path.name} has no function {function!r}", why="an ONNX file is one program", fix="leave function out"
             )
         if not chosen.engine:
-            from workbench.backends import hardware, onnx
+            from workbench.backends import onnx
 
-            if options.get("executor") != "reference" and hardware.gpus():
+            if options.get("executor") != "reference" and tensorrt_gpu.present():
                 _say_lack(_device(options))
             return onnx.open_reference(path, {"threads": chosen.threads} if chosen.threads else {})
         if evidence not in (None, "device"):

@@ -22,6 +22,11 @@ from typing import Any, Protocol
 from workbench.errors import RuntimeMissing
 
 FIX = "pip install 'parity-workbench[tensorrt]'"
+UNINSTALL = "pip uninstall -y tensorrt tensorrt-bindings tensorrt-libs" + "".join(
+    f" tensorrt-{cuda}{part}" for cuda in ("cu13", "cu12") for part in ("", "-bindings", "-libs")
+)
+"""Every distribution that may bring the module: the metapackage alone leaves the libraries where they are."""
+FOR_CUDA_12 = f"{UNINSTALL} && pip install --no-cache-dir 'tensorrt-cu12>=10.3,<11'"
 LEAST, MOST = 10, 11
 """Releases whose binding sources were read."""
 KEPT_MESSAGES = 200
@@ -258,6 +263,8 @@ class TensorRT(Protocol):
     TensorLocation: TensorLocation
     LayerInformationFormat: LayerInformationFormat
     DataType: DataType
+    init_libnvinfer_plugins: Callable[[ILogger, str], bool]
+    """Without it the registry lacks NVIDIA's own plugins, of which the parser makes some operators of ONNX, such as RoiAlign."""
 
 
 class Api:
@@ -275,6 +282,28 @@ class Api:
         """What ``create_network`` is asked for: types as the graph declares them."""
         kinds = self.module.NetworkDefinitionCreationFlag
         return 1 << int(kinds.STRONGLY_TYPED) if hasattr(kinds, "STRONGLY_TYPED") else 0
+
+    def builder(self) -> Builder:
+        """On the calling thread's GPU. Raises RuntimeMissing where TensorRT cannot use it."""
+        return self._started(self.module.Builder)
+
+    def runtime(self) -> Runtime:
+        """On the calling thread's GPU. Raises RuntimeMissing where TensorRT cannot use it."""
+        return self._started(self.module.Runtime)
+
+    def _started(self, kind: Callable[[ILogger], Any]) -> Any:
+        """Where the library gives nothing the bindings raise TypeError ("returned nullptr"): a driver that is enough for torch may not be."""
+        with self.listening() as messages:
+            self.module.init_libnvinfer_plugins(self.logger, "")  # again and again, as NVIDIA's own tools call it
+            try:
+                return kind(self.logger)
+            except TypeError as error:
+                raise RuntimeMissing(
+                    f"TensorRT {self.version} cannot use this GPU",
+                    why=worst(messages) or str(error),
+                    fix=f"a driver for TensorRT's CUDA (nvidia-smi names the newest that yours takes); or, for CUDA 12, {FOR_CUDA_12}; "
+                    "or ?executor=reference",
+                ) from error
 
     def device_memory_bytes(self, engine: ICudaEngine) -> int | None:
         """What a context of the engine needs on the GPU; None where this release does not tell (10.0)."""
@@ -345,7 +374,7 @@ def _libraries(error: Exception) -> RuntimeMissing:
     return RuntimeMissing(
         "TensorRT is installed without its libraries, or they cannot be loaded",
         why=f"{first}; the packages tensorrt-cu13-libs and -bindings hold them, for the CUDA release of the driver",
-        fix=f"pip uninstall -y tensorrt && {FIX.replace('install', 'install --no-cache-dir --force-reinstall')}",
+        fix=f"{UNINSTALL} && {FIX.replace('install', 'install --no-cache-dir')}",
     )
 
 
@@ -357,7 +386,7 @@ def looked_over(module: Any) -> Api:
         raise RuntimeMissing(
             f"TensorRT {version or 'without a version'} is too old",
             why=f"releases from {LEAST} on can be told to keep the types of a graph",
-            fix=f"pip uninstall -y tensorrt && {FIX}",
+            fix=f"{UNINSTALL} && {FIX}",
         )
     absent = [name for name in TensorRT.__annotations__ if not hasattr(module, name)]
     if absent:
@@ -366,6 +395,6 @@ def looked_over(module: Any) -> Api:
             why="a lean or dispatch runtime cannot build engines"
             if int(number) <= MOST
             else f"releases {LEAST} and {MOST} are known; this one is newer",
-            fix=f"pip uninstall -y tensorrt && {FIX}",
+            fix=f"{UNINSTALL} && {FIX}",
         )
     return Api(module)

@@ -169,7 +169,7 @@ class _Result:
 def _build(file: OnnxFile, request: Request, api: Api, gpu: Gpu, timing: TimingCache, say: Say, monitor: Monitor) -> Built:
     began = time.monotonic()
     with api.listening() as messages:
-        builder = api.module.Builder(api.logger)
+        builder = api.builder()
         network = builder.create_network(api.network_flags())
         _parse(file, network, api, messages)
         if request.debug:

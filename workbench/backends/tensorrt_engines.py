@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from workbench.backends import tensorrt_build
 from workbench.backends.onnx_file import OnnxFile
 from workbench.backends.tensorrt_api import Api, ICudaEngine, worst
 from workbench.backends.tensorrt_build import TIMEOUT_SECONDS, Built, Request
+from workbench.backends.tensorrt_context import MEMORY_WORDS
 from workbench.backends.tensorrt_gpu import Gpu
 from workbench.backends.tensorrt_timing_cache import TimingCache
 from workbench.errors import ModelError
@@ -138,21 +140,26 @@ def _found(entry: Path, key: Mapping[str, Any], api: Api, gpu: Gpu) -> Engine | 
     if not os.path.lexists(entry):
         return None
     try:
-        note = json.loads((entry / NOTE).read_text())
+        note = json.loads(_own_bytes(entry / NOTE))
         made_of, wanted, report = note["key"], note["sha256"], note["report"]
         made_of, report = dict(made_of), dict(report)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{NOTE} cannot be read: {error}"
     _same(entry, made_of, key)
     try:
-        _owned(entry / PLAN)
-        plan = (entry / PLAN).read_bytes()
+        plan = _own_bytes(entry / PLAN)
     except OSError as error:
         return f"{PLAN} cannot be read: {error.strerror or error}"
     if sha256(plan).hexdigest() != wanted:
         return f"{PLAN} is not what was written"
     began = time.perf_counter()
     engine, why = _deserialized(plan, api, gpu)
+    if engine is None and any(word in why.lower() for word in MEMORY_WORDS):
+        raise ModelError(
+            f"the engine in {entry.name} does not fit into the GPU's memory now",
+            why=f"{why}; it is whole, and stays",
+            fix="nvidia-smi tells what holds the memory; end that, or ?device=1 for another GPU",
+        )
     if engine is None:
         return f"TensorRT refuses it: {why}"
     return _opened(engine, entry, api, report, began, key, reused=True)
@@ -181,22 +188,31 @@ def _same(entry: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> Non
             )
 
 
-def _owned(plan: Path) -> None:
-    """Native code that somebody else put there is not run."""
-    status = os.lstat(plan)
-    own = not hasattr(os, "getuid") or status.st_uid in (os.getuid(), 0)
-    if plan.is_symlink() or not own or plan.parent.is_symlink():
-        raise ModelError(
-            f"the engine in {plan.parent.name} is a link, or another user's file",
-            why="an engine runs native code, so only one that this user built is opened",
-            fix=f"rm -r {plan.parent}, and it is built anew",
-        )
+def _own_bytes(path: Path) -> bytes:
+    """What a file of an entry holds. Native code that somebody else put there is not run: raises ModelError for a link, and for a file or
+    an entry that is another user's or that everybody may write to."""
+    there, entry = os.lstat(path), os.lstat(path.parent)
+    with open(path, "rb") as file:
+        opened = os.fstat(file.fileno())
+        same = (opened.st_dev, opened.st_ino) == (there.st_dev, there.st_ino)
+        others = hasattr(os, "getuid") and any(each.st_uid not in (os.getuid(), 0) for each in (opened, entry))
+        if not same or others or stat.S_ISLNK(there.st_mode) or stat.S_ISLNK(entry.st_mode):
+            what, more = f"the engine in {path.parent.name} is a link, or another user's file", ""
+        elif any(each.st_mode & stat.S_IWOTH for each in (opened, entry)):
+            what, more = f"everybody may write to the engine in {path.parent.name}", f"; if that comes again, {ELSEWHERE}"
+        else:
+            return file.read()
+    raise ModelError(
+        what,
+        why="an engine runs native code, so only one that this user built is opened",
+        fix=f"rm -r {path.parent}, and it is built anew{more}",
+    )
 
 
 def _deserialized(plan: bytes, api: Api, gpu: Gpu) -> tuple[ICudaEngine | None, str]:
     with api.listening() as messages, gpu.use():
         try:
-            engine = api.module.Runtime(api.logger).deserialize_cuda_engine(plan)
+            engine = api.runtime().deserialize_cuda_engine(plan)
         except RuntimeError as error:
             return None, str(error)
     return engine, worst(messages) or "it gave no reason"
@@ -212,6 +228,7 @@ def _publish(entry: Path, built: Built, more: Mapping[str, Any]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(folder / name, 0o644)  # whatever the umask is
         os.rename(folder, entry)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -64,7 +64,14 @@ class Graphs:
         return found.place, self._replaying(found.replay)
 
     def _first(self, profile: int, key: Hashable, arrays: Mapping[str, Any]) -> tuple[Place, Callable[[], None]] | None:
-        place = self.make_place(profile)
+        try:
+            place = self.make_place(profile)
+        except ItemError as error:
+            if error.reason != "memory":
+                raise
+            self.drop()  # each graph holds a context; without them the calls that are not recorded have room
+            self.why_not = "the GPU's memory is not enough for a context of each shape"
+            return None
         place.feed(arrays)
         if place.depends_on_data:
             self.device.synchronize()  # it is at work on memory that goes with the place

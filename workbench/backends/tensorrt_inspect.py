@@ -114,7 +114,8 @@ class Listener:
 
     def attach(self, context: IExecutionContext) -> None:
         """Raises ModelError where the engine was not built to tell one of the values."""
-        context.set_debug_listener(self.native)
+        if not context.set_debug_listener(self.native):
+            raise ModelError("the engine takes no listener for the values inside it", fix="?executor=reference")
         refused = [name for name in self.names if not context.set_tensor_debug_state(name, True)]
         if refused:
             raise ModelError(

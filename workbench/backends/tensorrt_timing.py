@@ -8,7 +8,9 @@
         ...                                # copies out, and the wait for the stream
     clock.describe()["device"]["last_seconds"] < clock.describe()["host"]["last_seconds"]
 
-The two are kept apart: the device's time leaves out the copies, the launch and Python; the host's holds all of them.
+The two are kept apart: the device's time leaves out the copies and most of Python; the host's holds all of it. Where the host hands work
+over more slowly than the device does it, the device waits between two kernels, and that waiting is in its time: ``enqueue`` tells, which is
+then about as long, and ``cuda_graph=true`` takes it away.
 """
 
 from __future__ import annotations

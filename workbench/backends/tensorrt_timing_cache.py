@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +68,13 @@ class TimingCache:
                 data = self._set_aside(say, worst(messages) or "TensorRT cannot read it")
                 cache = _made(config, data)
             if cache is not None and not config.set_timing_cache(cache, False):
-                raise self._foreign(worst(messages) or "TensorRT did not take it")
+                why = worst(messages) or "TensorRT did not take it"
+                if not self.ours:
+                    raise self._foreign(why)
+                data = self._set_aside(say, why)  # ours by its note: the driver or the clocks are others than they were
+                cache = _made(config, data)
+                if cache is not None:
+                    config.set_timing_cache(cache, False)
         if data:
             self.state = "reused"
 
@@ -91,6 +98,9 @@ class TimingCache:
         try:
             if not self.ours and not os.access(self.path.parent, os.W_OK | os.X_OK):
                 raise PermissionError(13, f"{self.path.parent} cannot be written or is not there")
+            if self.ours and not _own(self.path):
+                say(f"the timing cache {self.path} is a link or another user's file: measuring again")
+                return b""
             data = self.path.read_bytes()
         except FileNotFoundError:
             return b""
@@ -137,6 +147,12 @@ class TimingCache:
             why=f"{why}; kernels would be chosen by another device's times",
             fix=f"rm {self.path}" if self.ours else "?timing_cache=auto",
         )
+
+
+def _own(path: Path) -> bool:
+    """Is it a plain file of this user's? TensorRT reads it with native code, and kernels are chosen by it."""
+    status = os.lstat(path)
+    return stat.S_ISREG(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid in (os.getuid(), 0))
 
 
 def _made(config: IBuilderConfig, data: bytes) -> Any:
