@@ -22,11 +22,11 @@ endif
 endif
 endif
 
-.PHONY: help demo demo-full test test-mac test-gpu bench train train-speech clean
+.PHONY: help demo demo-full demo-coreml demo-tensorrt demo-captures test test-mac test-gpu bench train train-speech clean
 
 help:
-	@echo "make demo          set up .venv, run the suites 'demo' and 'stt' on PyTorch, MLX and Core ML, compare them, write a report"
-	@echo "make demo-full     the same with every item on all of them, and with every compression"
+	@echo "make demo          set up .venv, run the suites 'demo' and 'stt' on PyTorch, MLX, Core ML, ONNX Runtime and TensorRT, write a report"
+	@echo "make demo-full     the same with every item, every precision and every compression"
 	@echo "make test          set up .venv, run the test suite"
 	@echo "make test-mac      on a Mac: Core ML's contract tests with every compute unit; elsewhere: the list of them"
 	@echo "make test-gpu      with an NVIDIA GPU: TensorRT's contract tests, engines built and run; elsewhere: the list of them"
@@ -48,41 +48,60 @@ $(VENV)/.ready-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[$(TEST_EXTRAS)]'
 	@touch $@ $(VENV)/.ready-run
 
-DEMO_MODELS := --model demo:vlm@torch --model demo:vlm@mlx --model 'demo:vlm@torch?dtype=bfloat16'
-SPEECH_MODELS := --model demo:stt@torch --model demo:stt@mlx --model 'demo:stt@torch?dtype=float16'
-MORE_SPEECH_MODELS := --model 'demo:stt@mlx?bits=8' --model 'demo:stt@mlx?bits=4'
-SPEECH_ITEMS ?= --subset 140
-# On a Mac these run on the device, elsewhere on the reference executor, whose answers have no timing.
-COREML := --model demo:vlm@coreml --model 'demo:vlm@coreml?precision=fp16&quantize=int8'
-SPEECH_COREML := --model demo:stt@coreml --model 'demo:stt@coreml?precision=fp16&quantize=int8'
-COREML_ITEMS ?= --subset 50
-COMPRESSIONS := int8 int4-block32 palette4 palette6 prune50
-every = --model demo:$(1)@coreml --model 'demo:$(1)@coreml?precision=fp16' $(foreach each,$(COMPRESSIONS),--model 'demo:$(1)@coreml?precision=fp16&quantize=$(each)')
-DEMO_RECORD := --record media --record tokens
+# What is timed runs alone, one model after the other. Reference evidence has no times, and its chains run side by side where all of them are such.
 DEMO ?= reports/demo
 DEMO_REFERENCES := --reference demo:vlm@torch --reference demo:stt@torch
+DEMO_CHAINS := demo-coreml demo-tensorrt demo-captures
+DEMO_JOBS := 2
+ifneq ($(filter Darwin,$(shell uname -s))$(wildcard /proc/driver/nvidia/version),)
+DEMO_JOBS := 1
+endif
+# Two chains share the cores evenly: with more threads than cores, each waits for the other's.
+DEMO_SHARE := OMP_NUM_THREADS=$(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + $(DEMO_JOBS) - 1) / $(DEMO_JOBS) )))
+vlm_models := torch mlx onnx
+stt_models := torch mlx onnx
+coreml_models := coreml
+tensorrt_models := tensorrt?precision=fp16
+captured := mlx coreml onnx tensorrt?precision=fp16
+ifdef FULL
+COMPRESSIONS := int8 int4-block32 palette4 palette6 prune50
+vlm_models += torch?dtype=bfloat16
+stt_models += torch?dtype=float16 mlx?bits=8 mlx?bits=4
+coreml_models += coreml?precision=fp16 $(COMPRESSIONS:%=coreml?precision=fp16&quantize=%)
+tensorrt_models := tensorrt tensorrt?precision=fp16 tensorrt?precision=bf16 tensorrt?precision=int8-qdq
+else
+DEMO_ITEMS ?= --subset 50
+SPEECH_ITEMS ?= --subset 140
+endif
+asked = $(foreach each,$(2),--model 'demo:$(1)@$(each)') --record tokens --follow demo:$(1)@torch --runs $(DEMO)
+captures = $(foreach each,$(2),'demo:$(1)@$(each)')
 
 demo: $(VENV)/.ready-run
-	$(BIN)/workbench eval demo $(DEMO_MODELS) $(DEMO_RECORD) --follow demo:vlm@torch --runs $(DEMO)
-	$(BIN)/workbench eval stt $(SPEECH_MODELS) $(SPEECH_ITEMS) $(DEMO_RECORD) --follow demo:stt@torch --runs $(DEMO)
-	$(BIN)/workbench eval demo $(COREML) $(COREML_ITEMS) --record tokens --follow demo:vlm@torch --runs $(DEMO)
-	$(BIN)/workbench eval stt $(SPEECH_COREML) $(SPEECH_ITEMS) --record tokens --follow demo:stt@torch --runs $(DEMO)
-	$(BIN)/workbench capture demo:vlm@torch --inputs demo --limit 2 --also auto --also bfloat16 --also float16 --keep --runs $(DEMO)
-	$(BIN)/workbench capture demo:vlm@mlx --inputs demo --limit 2 --keep --runs $(DEMO)
-	$(BIN)/workbench capture 'demo:vlm@torch?dtype=bfloat16' --inputs demo --limit 2 --keep --runs $(DEMO)
-	$(BIN)/workbench capture demo:stt@torch --inputs stt --limit 2 --also auto --also float16 --keep --runs $(DEMO)
-	$(BIN)/workbench capture demo:stt@mlx --inputs stt --limit 2 --keep --runs $(DEMO)
-	$(BIN)/workbench capture 'demo:stt@torch?dtype=float16' --inputs stt --limit 2 --keep --runs $(DEMO)
-	$(BIN)/workbench capture demo:vlm@coreml --inputs demo --limit 2 --keep --runs $(DEMO)
-	$(BIN)/workbench capture demo:stt@coreml --inputs stt --limit 2 --keep --runs $(DEMO)
+	$(BIN)/workbench eval demo $(call asked,vlm,$(vlm_models)) $(DEMO_ITEMS) --record media
+	$(BIN)/workbench eval stt $(call asked,stt,$(stt_models)) $(SPEECH_ITEMS) --record media
+	$(DEMO_SHARE) $(MAKE) --no-print-directory -j$(DEMO_JOBS) $(DEMO_CHAINS)
 	code=0; $(BIN)/workbench parity $(DEMO) $(DEMO_REFERENCES) || code=$$?; \
 	$(BIN)/workbench report $(DEMO) $(DEMO_REFERENCES) --out $(DEMO)-report; \
 	echo "next: $(BIN)/workbench view $(DEMO)-report"; exit $$code
 
-# Every item on every runtime, and every compression.
+# On a Mac the first, with an NVIDIA GPU the second runs on the device.
+demo-coreml demo-tensorrt: demo-%: $(VENV)/.ready-run
+	$(BIN)/workbench eval demo $(call asked,vlm,$($*_models)) $(DEMO_ITEMS)
+	$(BIN)/workbench eval stt $(call asked,stt,$($*_models)) $(SPEECH_ITEMS)
+
+demo-captures: $(VENV)/.ready-run
+	$(BIN)/workbench capture demo:vlm@torch --inputs demo --limit 2 --also auto --also bfloat16 --also float16 --keep --runs $(DEMO)
+	for model in $(call captures,vlm,$(captured)); do \
+		$(BIN)/workbench capture "$$model" --inputs demo --limit 2 --keep --runs $(DEMO); done
+ifdef FULL
+	$(BIN)/workbench capture demo:stt@torch --inputs stt --limit 2 --also auto --also float16 --keep --runs $(DEMO)
+	for model in $(call captures,stt,$(captured)); do \
+		$(BIN)/workbench capture "$$model" --inputs stt --limit 2 --keep --runs $(DEMO); done
+endif
+
+# Every item, every precision and every compression.
 demo-full:
-	$(MAKE) demo DEMO=reports/demo-full SPEECH_ITEMS= COREML_ITEMS= SPEECH_MODELS="$(SPEECH_MODELS) $(MORE_SPEECH_MODELS)" \
-		COREML="$(call every,vlm)" SPEECH_COREML="$(call every,stt)"
+	$(MAKE) demo FULL=1 DEMO=reports/demo-full
 
 # A process for each core, and files whole (tests/conftest.py); PYTEST_FLAGS come last, so that -n 0 or a path of yours wins.
 test: $(VENV)/.ready-test
@@ -96,8 +115,8 @@ test-mac:
 	$(PYTHON) -m tests.mac.run
 endif
 
-# With an NVIDIA driver: TensorRT's contract tests on the GPU; elsewhere the list of them, by plain Python.
-ifneq ($(wildcard /proc/driver/nvidia/version),)
+# With an NVIDIA driver (WSL 2 shows it by nvidia-smi only): TensorRT's contract tests; elsewhere the list of them, by plain Python.
+ifneq ($(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi),)
 $(VENV)/.ready-gpu: pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) with [nvidia,dev] (TensorRT's libraries come from the vendor)"
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[nvidia,dev]'
@@ -119,9 +138,10 @@ bench: $(VENV)/.ready-test
 	$(BIN)/python -m tests.bench.log_mel
 	$(BIN)/python -m tests.bench.asr_scoring
 	$(BIN)/python -m tests.bench.speech
+	$(BIN)/python -m tests.bench.onnx_stages
 	$(BIN)/workbench zoo --fresh --slow --runs build/bench-zoo
 	WORKBENCH_WHOLE_ZOO=1 $(BIN)/python -m pytest -q tests/capture/zoo/test_families.py
-	WORKBENCH_WHOLE_TESTS=1 $(BIN)/python -m pytest -q tests/mil/whole tests/test_notebooks.py tests/demo/test_demo_suite.py
+	WORKBENCH_WHOLE_TESTS=1 $(BIN)/python -m pytest -q tests/mil/whole tests/test_notebooks.py tests/demo/test_demo_suite.py tests/demo/test_typed_graphs.py
 
 train: $(VENV)/.ready-run
 	$(BIN)/python -m workbench.demo.train --out build/demo-vlm

@@ -19,6 +19,7 @@ MODELS = (
     "demo:stt@mlx",
     "demo:stt@mlx?library=mlx-audio",
     "demo:stt@mlx?bits=4",
+    "demo:stt@onnx",
 )
 """The first is what the others are divided by; ``loop=own`` is transformers' ``generate``."""
 
