@@ -11,6 +11,8 @@ onnx = pytest.importorskip("onnx", reason="pip install 'parity-workbench[onnx]'"
 pytest.importorskip("onnxruntime", reason="pip install 'parity-workbench[onnx]'")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from workbench.backends.onnx_file import read  # noqa: E402
+from workbench.capture.onnx_program import artifact_of  # noqa: E402
 from workbench.capture.session import capture_layers  # noqa: E402
 from workbench.cli.main import main  # noqa: E402
 from workbench.errors import ModelError, UsageError  # noqa: E402
@@ -133,6 +135,27 @@ def test_a_file_is_typed_before_it_is_looked_into(run, folder, tmp_path, monkeyp
     assert set(rows) == set(found) and all(row["reason"] is None for row in rows.values())
     with pytest.raises(UsageError, match="keep_fp32=MatMul means nothing in fp32"):
         capture_layers(f"onnx:{folder}/model.onnx?keep_fp32=MatMul", folder / "given.npz", runs=tmp_path / "runs")
+    assert "only in" not in compare(run, half).rung(1).finding, "indices that the converter adds are no weights"
+    (made,) = (each for each in (tmp_path / "onnx").iterdir() if each.is_dir())
+    whole = capture_layers(f"onnx:{made}", folder / "given.npz", keep=True, runs=folder / "runs")
+    assert whole.manifest["model"]["text"] == f"onnx:{made.name}/main.onnx", "the folder of one program is that program"
+    assert set(values(whole)[0]) == set(found) and list(values(whole)[1]) == ["float16", "pure"]
+    with pytest.raises(UsageError, match="contradicts"):
+        capture_layers(f"onnx:{made}?precision=bf16", folder / "given.npz", runs=folder / "runs")
+
+
+def test_weights_in_constant_nodes_are_weights_and_indices_are_not(folder):
+    model = onnx.load(folder / "model.onnx")
+    held = next(each for each in model.graph.initializer if each.name == "bias")
+    nodes = [
+        helper.make_node("Constant", [], ["bias"], value=held),
+        helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([1]))),
+    ]
+    model.graph.initializer.remove(held)
+    for node in nodes:
+        model.graph.node.insert(0, node)
+    onnx.save(model, folder / "constants.onnx")
+    assert set(artifact_of(read(folder / "constants.onnx"))["tensors"]) == set(WEIGHTS)
 
 
 def test_random_numbers_are_of_the_typical_size(folder, tmp_path):

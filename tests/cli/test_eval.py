@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parity.bundles import line, make_run
 from workbench.cli.apart import command_of
 from workbench.cli.main import build_parser, main
 from workbench.run.bundle import Run
@@ -122,3 +123,11 @@ def test_shards_put_together_score_like_the_whole(tmp_path, capsys, monkeypatch)
     assert main(["score", parts[0], evaluate("--limit", "3", "--max-tokens", "5")["run"]]) == 2
     assert "generation.max_tokens: 32 and 5" in capsys.readouterr().err
     assert main(["score", "mmstar", parts[0]]) == 2 and "is no folder of a run" in capsys.readouterr().err
+
+
+def test_the_next_command_compares_with_what_was_followed(tmp_path):
+    from workbench.cli.eval import next_command
+
+    done = make_run(tmp_path, "onnx:a", [line("1", 1.0)])
+    assert next_command([done], ["demo:vlm@torch"]) == f"workbench parity {tmp_path} --reference demo:vlm@torch"
+    assert next_command([done], [str(tmp_path)]) == next_command([done]) == f"workbench list runs --runs {tmp_path}"

@@ -59,7 +59,10 @@ def test_a_weight_that_no_program_needs_is_named(tmp_path):
 
 
 def test_compression_names_how_how_far_and_what_was_left_out(tmp_path):
-    small = stored(A * 1.01, NAMES[0], kind="int8", compression="int8, a scale per channel", asked="int8", error=0.01)
+    step = np.float32(0.035) * A.std()  # uniform rounding: an error of a step / sqrt(12)
+    small = stored(
+        np.rint(A / step) * step, NAMES[0], kind="int8", compression="int8, a scale per channel", asked="int8", error=0.01
+    )
     left = stored(B, NAMES[1], asked="int8", why_not="16 input channels are no multiple of the block of 32")
     rung = rung_of(tmp_path, {NAMES[0]: small, NAMES[1]: left}, quantize="int8")
     assert rung.status == "different"

@@ -162,3 +162,52 @@ def test_types_and_values_of_a_graph(tmp_path):
     assert computed_types(low) == {"fp16": 4}
     assert float_values(low) == ["normed", "queried", "shares", "logits_low"]
     assert value_types(read(write(tmp_path / "plain.onnx", PLAIN)).model)["shares"] == "fp32"
+
+
+def of_the_file(path, scale=0.25):
+    """A product of ``x``, whose Q/DQ has one scale."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "x_scale", "zero"], ["x_q"]),
+        helper.make_node("DequantizeLinear", ["x_q", "x_scale", "zero"], ["x_d"]),
+        helper.make_node("MatMul", ["x_d", "w"], ["y"]),
+    ]
+    held_ = [("x_scale", np.float32(scale)), ("zero", np.int8(0)), ("w", CHECKPOINT["query.weight"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, SIZE]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], [numpy_helper.from_array(value, name) for name, value in held_])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    return read(path)
+
+
+def test_a_scale_that_is_not_the_calibrations_is_told(checkpoint, tmp_path):
+    recorded = {"quantized": {"activations": [{"value": "x", "scale": 0.25}], "weights": []}}
+    assert precision_of(recorded, of_the_file(tmp_path / "a.onnx"))["scales"] == []
+    stage = precision_of(recorded, of_the_file(tmp_path / "b.onnx", 0.75))
+    assert stage["scales"] == [{"value": "x", "recorded": 0.25, "found": 0.75}]
+    mine = held(write(tmp_path / "plain.onnx", PLAIN), ROWS)
+    mine["converted"]["stages"]["step"] = stage
+    told = compare_converted(checkpoint, mine)
+    assert told.broken and "1 scale is not what the calibration recorded: x of step (0.75 for 0.25)" in told.words
+
+
+def test_a_quantised_weight_whose_error_was_another_is_named(checkpoint, tmp_path):
+    """One channel of 48 has twice its scale; the recorded error is that of the honest one."""
+    path = write(tmp_path / "d.onnx", PLAIN, quantised=("query.t",))
+    rows = [ROWS[0], row("query.t_quantized", "query.weight", 0.0062), ROWS[2]]
+    assert kinds(compare_converted(checkpoint, held(path, rows, "int8-qdq"))) == {"same values": 2, "compressed": 1}
+    model = onnx.load(path)
+    scale = next(each for each in model.graph.initializer if each.name == "query.t_scale")
+    values = numpy_helper.to_array(scale).copy()
+    values[7] *= 2
+    scale.CopyFrom(numpy_helper.from_array(values, scale.name))
+    onnx.save(model, path)
+    told = compare_converted(checkpoint, held(path, rows, "int8-qdq"))
+    assert told.broken and kinds(told) == {"same values": 2, "compressed, and not as recorded": 1}
+    assert "is compressed, but other than its conversion recorded: query.weight" in " ".join(told.words)
+
+
+def test_another_weight_is_not_said_to_be_no_distance_away(checkpoint, tmp_path):
+    """The manifest still says that it is torch's own."""
+    other = {**PLAIN, "query.t": CHECKPOINT["query.weight"].T + np.float32(0.5)}
+    told = compare_converted(checkpoint, held(write(tmp_path / "a.onnx", other), ROWS))
+    assert kinds(told)["other values"] == 1
+    assert "0 % away" not in " ".join(told.words) and "though its conversion recorded an error of 0 %" in " ".join(told.words)

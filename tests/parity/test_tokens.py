@@ -174,3 +174,15 @@ def test_records_that_do_not_fit_are_no_traceback(tmp_path, damage):
     save_file(arrays, path, {"items": json.dumps([[str(place), 3] for place in range(3)])})
     with pytest.raises(BundleError, match="token records of torch:a and mlx:a"):
         wb.compare(comparison.reference.all_runs[0], comparison.candidate.all_runs[0])
+
+
+def test_two_that_followed_a_third_are_compared_over_its_answers(tmp_path):
+    first, second = logits_of(4, 50, 3, 0.1)
+    sides = [make_run(tmp_path, "torch:a", [line(str(place), 1.0) for place in range(4)])]
+    sides += [make_run(tmp_path, "mlx:a", [line(str(place), 1.0) for place in range(4)], backend__name="mlx")]
+    for run, logits in zip(sides, (first, second), strict=True):
+        records = {str(place): record_of(TOKENS, each) for place, each in enumerate(logits)}
+        write_tokens(run.folder / "tensors", "0123456789ab", records)
+    rung = wb.compare(*sides).rung(4)
+    p, q = (numpy.exp(log_softmax(numpy.concatenate(each).astype(numpy.float64), axis=1)) for each in (first, second))
+    assert rung.facts["positions"] == 12 and rung.facts["kl_mean"] == pytest.approx(entropy(p, q, axis=1).mean(), rel=1e-4)

@@ -27,6 +27,10 @@ from workbench.backends.base import TensorSpec
 from workbench.errors import ModelError, RuntimeMissing
 
 FIX = "pip install 'parity-workbench[onnx]'"
+FIX_SHAPE = "export it with the number of its inputs' dimensions (no tool can find that out from the graph)"
+FIX_SHAPES = (
+    """export it with shapes, or: python -c 'import onnx.shape_inference as s; s.infer_shapes_path("IN.onnx", "OUT.onnx")'"""
+)
 RANGES = "workbench.ranges"
 """The metadata entry that says, by the name of a size that varies, ``[least, typical, most]``."""
 OURS = "parity-workbench"
@@ -224,7 +228,7 @@ def _spec(described: Any, path: Path, role: str) -> TensorSpec:
         raise ModelError(
             f"{path.name}: its {name} has no shape",
             why="not even the number of its dimensions is told; sizes may vary, their number may not",
-            fix='export it with shapes, or: python -c \'import onnx.shape_inference as s; s.infer_shapes_path("IN.onnx", "OUT.onnx")\'',
+            fix=FIX_SHAPE if role == "input" else FIX_SHAPES,
         )
     sizes = [each.dim_value if each.HasField("dim_value") else None for each in tensor.shape.dim]
     if any(size is not None and size < 0 for size in sizes):

@@ -9,10 +9,15 @@ A program alone has no tokenizer and no loop, so it answers nothing; what it com
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.convert.stages.user_module import FAMILY
 from workbench.errors import UsageError
+from workbench.models.converted import is_converted
+from workbench.models.options import recipe
+from workbench.models.source import converted
 from workbench.run.bundle import Run
 from workbench.run.progress import Progress
 from workbench.types import ModelSpec
@@ -24,6 +29,18 @@ RANDOM = "random"
 def is_program(spec: ModelSpec) -> bool:
     """Does a model's source name one program rather than a model?"""
     return Path(spec.source).suffix in SUFFIXES
+
+
+def alone(spec: ModelSpec) -> ModelSpec:
+    """Of a folder that a file or a module was converted into, its one program; any other ``spec`` as it is. Raises as ``converted``."""
+    if spec.source.startswith("demo:") or not is_converted(Path(spec.source).expanduser()):
+        return spec
+    folder = converted(spec)
+    if folder.family != FAMILY or len(folder.stages) != 1:
+        return spec
+    (stage,) = folder.stages.values()
+    made = recipe(spec.backend, spec.options)  # the folder is so already: ``converted`` refuses another
+    return replace(spec, source=str(stage.path), options={name: value for name, value in spec.options.items() if name not in made})
 
 
 def capture_one(

@@ -9,7 +9,7 @@ pass ``pure`` is the graph as it is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from workbench.capture.recording import Recorded, find, manifest_of, record
 from workbench.capture.tensor_entries import tensor_entry
 from workbench.errors import RuntimeMissing, UsageError
 from workbench.fingerprint import of_json, versions
-from workbench.models.converted import Converted
+from workbench.models.converted import Converted, is_converted
+from workbench.models.converted_weights import SMALLEST
 from workbench.models.onnx_values import float_values
 from workbench.models.options import recipe
 from workbench.models.options_converted import TABLES
@@ -162,7 +163,9 @@ def passes_of(spec: ModelSpec, program: Any, file: OnnxFile, also: Sequence[str]
 
 def label_of(spec: ModelSpec) -> str:
     chosen = "&".join(f"{name}={value}" for name, value in sorted(spec.options.items()))
-    return f"{spec.backend}:{Path(spec.source).name}" + (f"?{chosen}" if chosen else "")
+    path = Path(spec.source).expanduser().resolve()
+    name = f"{path.parent.name}/{path.name}" if is_converted(path.parent) else Path(spec.source).name
+    return f"{spec.backend}:{name}" + (f"?{chosen}" if chosen else "")
 
 
 def identity_of(file: OnnxFile) -> str:
@@ -234,18 +237,26 @@ def random_item(file: OnnxFile) -> ProgramItem:
     return ProgramItem("random-0", {name: as_array(array) for name, array in arrays.items()}, text)
 
 
+def constants_of(file: OnnxFile) -> Iterator[tuple[str, Any]]:
+    """(name, tensor): initializers, and what Constant nodes hold, which some tools write for the same."""
+    yield from ((tensor.name, tensor) for tensor in file.model.graph.initializer)
+    for node in file.model.graph.node:
+        if node.op_type == "Constant":
+            yield from ((node.output[0], each.t) for each in node.attribute if each.name == "value")
+
+
 def artifact_of(file: OnnxFile) -> dict[str, Any]:
     """``artifact.json``: the files, and every constant that is an array of floats or integers, as it is stored."""
     from workbench.backends.onnx_external import NUMPY, type_name
     from workbench.models.checkpoint import file_hash
 
     tensors = {}
-    for tensor in file.model.graph.initializer:
+    for name, tensor in constants_of(file):
         kind = type_name(tensor.data_type)
-        if kind not in NUMPY and kind != "BFLOAT16" or not tensor.dims:
+        array = file.array(tensor) if kind in NUMPY or kind == "BFLOAT16" else None
+        if array is None or not array.shape or (kind == "INT64" and array.size < SMALLEST):  # a shape, an axis
             continue
-        array = file.array(tensor)
-        tensors[tensor.name] = tensor_entry(array.view("uint16"), "bf16") if kind == "BFLOAT16" else tensor_entry(array)
+        tensors[name] = tensor_entry(array.view("uint16"), "bf16") if kind == "BFLOAT16" else tensor_entry(array)
     places = [file.path, *sorted(set(file.external.values()))]
     return {
         "bytes": file.size_bytes,

@@ -19,7 +19,7 @@ from workbench.backends.hardware import describe_hardware
 from workbench.capture import names
 from workbench.capture.converted import ConvertedModel, ConvertedPasses
 from workbench.capture.inputs import DEFAULT_LIMIT, Item, read_items
-from workbench.capture.one_program import capture_one, is_program
+from workbench.capture.one_program import alone, capture_one, is_program
 from workbench.capture.passes import Model, Passes
 from workbench.capture.recording import find
 from workbench.errors import ItemError, RuntimeMissing, UsageError
@@ -85,6 +85,7 @@ def capture_layers(
             why="its programs are whole: nothing can be put in the place of a layer's value",
             fix="leave --localise out; workbench convert MODEL --to coreml --check names the first op that departs",
         )
+    spec = alone(spec) if runs_converted(spec.backend) else spec
     if runs_converted(spec.backend) and is_program(spec):
         return capture_one(spec, sources, keep=keep, also=also, runs=runs, fresh=fresh, progress=progress)
     reference = reference_of(sources) if localise else None

@@ -11,6 +11,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"runs": rows}))
     elif rows:
-        report(rows)
+        report(rows, arguments.follow)
     return code
 
 
@@ -149,7 +150,7 @@ def run_here(arguments: argparse.Namespace, spec: ModelSpec, tasks: list[str]) -
     return (EXIT_ITEM_ERRORS if any(row["item_errors"] for row in rows) else EXIT_OK), rows
 
 
-def report(rows: list[dict[str, Any]]) -> None:
+def report(rows: list[dict[str, Any]], followed: Sequence[str] = ()) -> None:
     """The table at the end, what failed, the bundles' folders, and what to type next."""
     from workbench.run.bundle import Run
     from workbench.run.summary import print_table
@@ -168,11 +169,14 @@ def report(rows: list[dict[str, Any]]) -> None:
     if failed:
         print(f"next: workbench {shlex.join(sys.argv[1:])} --retry-errors")
     else:
-        print(f"next: {next_command(runs)}")
+        print(f"next: {next_command(runs, followed)}")
 
 
-def next_command(runs: list[Any]) -> str:
-    """What a user most likely wants now: a comparison when several models ran, else the list of runs."""
+def next_command(runs: list[Any], followed: Sequence[str] = ()) -> str:
+    """What a user most likely wants now: a comparison with the model that was followed, or when several models ran; else the list of runs."""
+    reference = next((each for each in followed if not Path(each).exists()), None)
+    if reference:
+        return f"workbench parity {shlex.quote(str(runs[0].folder.parent))} --reference {shlex.quote(reference)}"
     models = list(dict.fromkeys(done.manifest["model"]["text"] for done in runs))
     parent = shlex.quote(str(runs[0].folder.parent))
     if len(models) < 2:

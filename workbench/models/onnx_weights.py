@@ -123,4 +123,25 @@ def precision_of(manifest: Mapping[str, Any], file: OnnxFile) -> dict[str, Any]:
     for row in manifest.get("kept_fp32") or ():
         reason = str(row.get("reason"))
         kept[reason] = kept.get(reason, 0) + 1
-    return {"computes": computed_types(file.model), "others": 0, "other": [], "kept": kept}
+    return {"computes": computed_types(file.model), "others": 0, "other": [], "kept": kept, "scales": moved_scales(manifest, file)}
+
+
+def moved_scales(manifest: Mapping[str, Any], file: OnnxFile) -> list[dict[str, Any]]:
+    """``{"value", "recorded", "found"}`` of every Q/DQ whose scale is not what the calibration recorded; of a weight's, by its extremes."""
+    import numpy
+
+    report = manifest.get("quantized") or {}
+    recorded = {str(row["value"]): [float(row["scale"])] for row in report.get("activations") or ()}
+    recorded |= {str(row["stored"]): [float(scale) for scale in row["scales"]] for row in report.get("weights") or ()}
+    held = {tensor.name: tensor for tensor in file.model.graph.initializer}
+    moved: dict[str, dict[str, Any]] = {}
+    for node in file.model.graph.node:
+        wanted = recorded.get(node.input[0]) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+        if wanted is None or node.input[1] not in held:
+            continue
+        scale = numpy.asarray(file.array(held[node.input[1]]), dtype=numpy.float64)
+        found = [float(scale.min()), float(scale.max())] if len(wanted) > 1 else [float(scale.flat[0])]
+        for mine, known in zip(found, wanted, strict=True):
+            if not abs(mine - known) <= 1e-6 * abs(known):
+                moved[node.input[0]] = {"value": node.input[0], "recorded": known, "found": mine}
+    return list(moved.values())

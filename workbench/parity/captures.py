@@ -6,6 +6,7 @@ compare("reports/runs/capture-...torch...", "reports/runs/capture-...mlx...").ve
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -77,7 +78,8 @@ def compare_captures(reference: Side, candidate: Side, notes: Sequence[str]) -> 
 def layers_beside_answers(reference: Side, candidate: Side) -> Rung:
     """Rung 3 of a comparison of runs, from the captures that belong to its sides."""
     inputs = f"{reference.tasks[0]} --limit 2 --keep" if reference.family == SPEECH and reference.tasks else "demo"
-    fix = f"workbench capture {reference.text} --inputs {inputs}, then workbench capture {candidate.text} --inputs THAT_CAPTURE"
+    first, second = (shlex.quote(side.text) for side in (reference, candidate))
+    fix = f"workbench capture {first} --inputs {inputs}, then workbench capture {second} --inputs THAT_CAPTURE"
     if not reference.captures or not candidate.captures:
         return tensors_rung((), (), (), None if "server" in evidence(reference, candidate) else fix)
     pairs, _ = join(reference, candidate)

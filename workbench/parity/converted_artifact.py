@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import prod, sqrt
 from typing import Any
 
 from workbench.parity.comparison import Table
@@ -29,6 +29,7 @@ FLOATS = {"F16": "float16", "F32": "float32", "BF16": "bfloat16", "F64": "float6
 HALVES = ("F16", "BF16")
 ROUNDING = {"F16": ROUNDED, "BF16": 8 * ROUNDED}
 """The same of each: bfloat16 has 8 bits where float16 has 11."""
+ALTERED = "compressed, and not as recorded"
 ASKED = {"fp32": "F32", "fp16": "F16"}
 """A recipe's precision as weights name theirs."""
 
@@ -86,8 +87,9 @@ def compare_converted(reference: Mapping[str, Any], candidate: Mapping[str, Any]
     for weight in weights:
         groups.setdefault(weight.kind, []).append(weight)
     words, broken = told_precision(mine["converted"], groups)
-    words += told_groups(groups, len(weights)) + told_kept(mine["converted"])
-    broken = broken or any(kind not in (*SAME, "of no single weight") for kind in groups)
+    moved = told_scales(mine["converted"])
+    words += moved + told_groups(groups, len(weights)) + told_kept(mine["converted"])
+    broken = broken or bool(moved) or any(kind not in (*SAME, "of no single weight") for kind in groups)
     words += told_left(left, swapped)
     return Told(words, broken, tables_of(weights, left, other), facts_of(mine, weights, groups, left))
 
@@ -114,7 +116,7 @@ def kind_of(tensor: Tensor, known: Tensor, asked: str) -> str:
     if compressed and known.get("kind") == tensor.get("kind") and known["hash"] == tensor["hash"]:
         return "same values"
     if compressed:
-        return "compressed"
+        return "compressed" if as_recorded(tensor, known) else ALTERED
     if same_values(tensor, known):
         return "same values"
     if tensor["dtype"] in HALVES and rounded(tensor, known):
@@ -123,6 +125,19 @@ def kind_of(tensor: Tensor, known: Tensor, asked: str) -> str:
     if tensor.get("turned") and tensor["turned"] in (known["hash"], known.get("half"), known.get("single")):
         return "transposed"
     return "other values"
+
+
+def as_recorded(tensor: Tensor, known: Tensor) -> bool:
+    """Can a compressed weight be that of which the conversion recorded its error? Its root mean square tells, whatever the hash.
+
+    An error E (relative L2) moves it by E at most. One of rounding to whole levels is at a right angle to the values, or against them where
+    they round to 0: of N values in int8 it moves it by E² / 2, and by chance by E / sqrt(N). Six times both is allowed.
+    """
+    error, mine, theirs = tensor.get("error"), tensor.get("rms"), known.get("rms")
+    if error is None or not mine or not theirs or is_compressed(known) or tensor.get("sampled") or known.get("sampled"):
+        return True
+    whole = 3 * error**2 + 6 * error / sqrt(max(1, prod(tensor["shape"])))
+    return bool(abs(mine / theirs - 1) <= (min(error, whole) if tensor.get("kind") == "int8" else error) * 1.001 + 1e-6)
 
 
 def same_values(tensor: Tensor, known: Tensor) -> bool:
@@ -197,11 +212,13 @@ def told_groups(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]
     for kind, sentence in (
         ("transposed", "stored transposed, which its op does not undo"),
         ("other values", "of other values"),
+        (ALTERED, "compressed, but other than its conversion recorded"),
     ):
         if kind in groups:
             many = groups[kind]
             words.append(
-                f"{len(many):,} of {total:,} weights {'is' if len(many) == 1 else 'are'} {sentence}: {named(many, error_words)}"
+                f"{len(many):,} of {total:,} weights {'is' if len(many) == 1 else 'are'} {sentence}: "
+                f"{named(many, recorded_words if kind == ALTERED else error_words)}"
             )
     words += told_compressed(groups, total)
     same = len(groups.get("same values", ()))
@@ -240,6 +257,17 @@ def told_kept(converted: Mapping[str, Any]) -> list[str]:
         " and others" if len(kept) > NAMED else ""
     )
     return [f"{total:,} {'op stays' if total == 1 else 'ops stay'} float32, as the recipe says: {shown}"]
+
+
+def told_scales(converted: Mapping[str, Any]) -> list[str]:
+    """Scales of Q/DQ that are not those that the calibration wrote down."""
+    found = [(name, each) for name, stage in (converted.get("stages") or {}).items() for each in stage.get("scales") or ()]
+    if not found:
+        return []
+    shown = ", ".join(f"{each['value']} of {name} ({each['found']:.3g} for {each['recorded']:.3g})" for name, each in found[:NAMED])
+    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    many = "scale is" if len(found) == 1 else "scales are"
+    return [f"{len(found):,} {many} not what the calibration recorded: {shown}{more}"]
 
 
 def told_compressed(groups: Mapping[str, Sequence[Weight]], total: int) -> list[str]:
@@ -292,8 +320,16 @@ def named(weights: Sequence[Weight], more: Callable[[Weight], str] = lambda weig
     return shown + (f" and {len(weights) - NAMED:,} more" if len(weights) > NAMED else "")
 
 
+def recorded_words(weight: Weight) -> str:
+    return f", recorded as {100 * (weight.error or 0.0):.2g} % away"
+
+
 def error_words(weight: Weight) -> str:
-    return "" if weight.error is None else f", {100 * weight.error:.2g} % away"
+    """The hashes say that it is another: an error that is too small for that is of what the conversion wrote, not of what is there now."""
+    if weight.error is None:
+        return ""
+    said = f"{100 * weight.error:.2g} %"
+    return f", {said} away" if weight.error > ROUNDED else f", though its conversion recorded an error of {said}"
 
 
 def tables_of(weights: Sequence[Weight], left: Sequence[str], other: Mapping[str, Tensor]) -> tuple[Table, ...]:
@@ -302,6 +338,7 @@ def tables_of(weights: Sequence[Weight], left: Sequence[str], other: Mapping[str
         "other values",
         "float16, not asked for",
         "bfloat16, not asked for",
+        ALTERED,
         "compressed",
         "of no single weight",
         "rounded to float16",

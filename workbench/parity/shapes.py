@@ -79,11 +79,12 @@ RESULTS = Maybe(
 )
 TENSOR = {"dtype": str, "shape": [int], "hash": str, "rms": Maybe(NUMBER), "error": Maybe(NUMBER)}
 OF_A_WEIGHT = ("half", "single", "turned", "of", "how", "kind", "compression", "asked", "why_not", "value", "op", "module", "line")
+SCALE = {"value": str, "recorded": NUMBER, "found": NUMBER}
 OP = {"value": str, "op": str, "dtype": Maybe(str), "module": Maybe(str), "line": Maybe(str)}
 CONVERTED = {
     "label": Maybe(str),
     "recipe": Maybe(dict),
-    "stages": Maybe(Each({"computes": Maybe(Each(int)), "others": Maybe(int), "other": Maybe([OP])})),
+    "stages": Maybe(Each({"computes": Maybe(Each(int)), "others": Maybe(int), "other": Maybe([OP]), "scales": Maybe([SCALE])})),
 }
 ARTIFACT = Maybe(
     {

@@ -25,6 +25,7 @@ TRUTHS = {"float32": ("float64",), "float16": ("float64", "float32"), "bfloat16"
 """What torch's own error in a precision may be measured against: one half precision is no truth for the other."""
 
 SHOWN = 6
+FEW = 2
 MOVED = 1e-5
 """Largest move of an earlier logit, relative to the largest logit, that still is rounding when only the last token changes."""
 
@@ -53,11 +54,17 @@ def tensors_rung(reference: Sequence[Run], candidate: Sequence[Run], items: Sequ
         finding = f"The candidate is not causal: earlier logits move by {moved['candidate']:.2g} of the largest when only the last token changes. {finding}"
     rest = len(depth.layers) - len(compared)
     finding += (
-        f" {rest} {'layer' if rest == 1 else 'layers'} could not be aligned and {'is' if rest == 1 else 'are'} listed."
+        f" {rest} {'layer' if rest == 1 else 'layers'} could not be aligned and {'is' if rest == 1 else 'are'} listed{unaligned_words(depth, rest)}."
         if rest
         else ""
     )
     return Rung(3, status, finding, facts, tables, None if depth.precision or status == "same" else how_to_judge(depth.coarsest))
+
+
+def unaligned_words(depth: Depth, count: int) -> str:
+    """``: vision.norm (the candidate has no such layer)``; nothing where there are too many to name."""
+    layers = [layer for layer in depth.layers if layer.error is None]
+    return f": {', '.join(f'{layer.name} ({layer.reason})' for layer in layers)}" if 0 < count <= FEW else ""
 
 
 def how_to_judge(precision: str | None) -> str:

@@ -17,7 +17,7 @@ from workbench.parity.comparison import Pair, Rung, Table
 from workbench.parity.families import SPEECH
 from workbench.parity.sides import Side
 from workbench.run.bundle import CAPTURE, Run
-from workbench.run.token_records import OWN, TokenRecord, read_tokens
+from workbench.run.token_records import OWN, TokenRecord, followed_in, read_tokens
 
 SAME_KL = 1e-8
 """Nats a token, the mean. Float32 kernels of one model move logits by about 1e-5, which is a KL near 1e-10 (torch against MLX on
@@ -183,10 +183,12 @@ def matched_records(reference: Side, candidate: Side, pairs: Sequence[Pair]) -> 
 
 
 def followed_alike(reference: Run, candidate: Run) -> tuple[dict[str, TokenRecord], dict[str, TokenRecord]]:
-    """The records of both runs that follow one run's answers: the reference's, else the candidate's, else equal own answers."""
+    """The records of both runs that follow one run's answers: the reference's, else the candidate's, a third's, or equal own answers."""
+    third = [name for name in followed_in(reference.tensors) if name in followed_in(candidate.tensors)]
     ways = (
         ([OWN], names_of(reference)),
         (names_of(candidate), [OWN]),
+        (third, third),
         ([OWN], [OWN]),
     )
     for mine, theirs in ways:

@@ -89,6 +89,12 @@ def parts_of(folder: Path | None, prefix: str) -> list[Path]:
     return sorted(folder.glob(f"{prefix}-[0-9][0-9][0-9][0-9][0-9].safetensors")) if folder and folder.is_dir() else []
 
 
+def followed_in(folder: Path | None) -> list[str]:
+    """The names of the runs, but for itself, whose answers a run recorded tokens over."""
+    names = {path.stem.removeprefix("tokens-").rpartition("-")[0] for path in parts_of(folder, "tokens-*")}
+    return sorted(names - {OWN})
+
+
 def next_part(folder: Path, prefix: str) -> Path:
     """The name of the part that comes after those that are there."""
     parts = parts_of(folder, prefix)
