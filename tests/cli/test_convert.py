@@ -123,7 +123,7 @@ def test_the_demo_model_is_published_already(here, capsys):
 
 
 def test_only_what_exists_can_be_asked_for(here, capsys):
-    for words in (["my-finetune"], ["my-finetune", "--to", "tensorrt"]):
+    for words in (["my-finetune"], ["my-finetune", "--to", "executorch"]):
         with pytest.raises(SystemExit) as stop:
             run(*words)
         assert stop.value.code == 2

@@ -172,7 +172,7 @@ def arguments(**given):
     return SimpleNamespace(**({"inputs": None, "limit": None, "no_check": False, "sensitivity": None} | given))
 
 
-@pytest.mark.parametrize(("model", "calls"), [("demo:vlm", {"vision": 4, "prefill": 4, "step": 8}), ("demo:stt", {"encoder": 1})])
+@pytest.mark.parametrize(("model", "calls"), [("demo:vlm", {"vision": 4, "prefill": 4, "step": 6}), ("demo:stt", {"encoder": 1})])
 def test_bundled_models_are_checked_on_their_own_tasks(model, calls):
     subject = subject_of(model)
     stages = subject.stages(Recipe(context=192))

@@ -60,7 +60,8 @@ def test_a_module_in_fp16_its_types_what_stays_fp32_the_check_and_the_verdict(ma
     assert "  main: same, at most " in text and ", torch itself " in text and "; 2 calls; " in text
     assert "readiness for TensorRT, by operators.md of onnx/onnx-tensorrt at 7c51a63, 2026-06-24, for TensorRT 11.1" in lines
     assert "  main: 7 of 7 nodes are listed for v11.1; opset 20 is in its 9 to 24" in lines and "will build" not in text
-    assert lines[-1] == "next: workbench capture tensorrt:./small-make-onnx-fp16"
+    assert lines[-1] == "next: workbench capture tensorrt:./small-make-onnx-fp16 --inputs random"
+    assert not any("no op of it computes" in line for line in lines)
     readiness = Converted(folder / "small-make-onnx-fp16").manifest["stages"]["main"]["readiness"]
     assert readiness["ok"] and readiness["overflow"]["applies"] and readiness["overflow"]["calls"] == 2
 
@@ -134,9 +135,7 @@ def test_a_model_is_judged_and_nothing_is_written_and_calibration_is_shown(here,
         "int8: main: max over 1 call of calibrate.npz: Q/DQ before 2 of 2 products, 2 weights per channel, 2 activations per tensor"
     )
     assert (
-        lines[1] == "  Gemm wide: Q/DQ on x and its weight"
-        and lines[2].startswith("  Gemm narrow: Q/DQ on ")
-        and len(lines) == 3
+        lines[1] == "  Gemm wide: Q/DQ on x and its weight" and lines[2].startswith("  Gemm narrow: Q/DQ on ") and len(lines) == 3
     )
     left = {**report, "placement": [], "left": [{"reason": "no weight"}] * 2}
     assert list(convert_onnx.quantized("main", left))[1:] == ["  without Q/DQ: 2 × no weight"]

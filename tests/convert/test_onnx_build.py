@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +16,18 @@ onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
 from tests.convert import staged_models  # noqa: E402
-from tests.convert.onnx_stages import Decomposed, alone  # noqa: E402
+from tests.convert.onnx_stages import alone  # noqa: E402
 from tests.convert.small_modules import SMALL, small  # noqa: E402
 from workbench.convert.building import random_feeds  # noqa: E402
-from workbench.convert.feeds import spread  # noqa: E402
 from workbench.convert.onnx import build as builder  # noqa: E402
-from workbench.convert.onnx import describing, saving  # noqa: E402
+from workbench.convert.onnx import checking, describing, saving  # noqa: E402
 from workbench.convert.onnx.build import build  # noqa: E402
 from workbench.convert.onnx.recipe import Recipe  # noqa: E402
 from workbench.convert.onnx.sizes import ONE_SEQUENCE, fitted, sized  # noqa: E402
 from workbench.convert.reload import DifferentModel  # noqa: E402
 from workbench.convert.subject import subject_of  # noqa: E402
 from workbench.errors import DataError, ModelError, UsageError  # noqa: E402
+from workbench.models.converted import Converted  # noqa: E402
 from workbench.models.program_stages import open_stages  # noqa: E402
 from workbench.registry import get_backend  # noqa: E402
 
@@ -62,29 +63,29 @@ def test_a_module_is_converted_and_checked(module):
     assert str(found.folder.parent) not in (found.folder / "converted.json").read_text()
 
 
-def test_two_conversions_are_the_same_bytes(module, tmp_path):
-    """Also after one that failed in the same process."""
-    factory, found = module
-    with pytest.raises(ModelError):
-        builder.graph_of(alone(Decomposed()), 20)
-    again = build(subject_of(factory), tmp_path / "again", Recipe()).artifact
-    for name in ("main.onnx", "weights.data"):
-        assert (again.folder / name).read_bytes() == (found.folder / name).read_bytes()
-    assert again.identity() == found.identity()
-
-
 @pytest.mark.slow
 def test_another_process_writes_the_same_bytes(module, tmp_path):
-    """Whatever its hash seed."""
+    """Whatever its hash seed, and after a conversion that failed there."""
     factory, found = module
-    code = (
-        "import sys; from pathlib import Path; from workbench.convert.onnx.build import build; from workbench.convert.onnx.recipe import "
-        "Recipe; from workbench.convert.subject import subject_of; build(subject_of(sys.argv[1]), Path(sys.argv[2]), Recipe(), check=False)"
-    )
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from tests.convert.onnx_stages import Decomposed, alone
+        from workbench.convert.onnx.build import build, graph_of
+        from workbench.convert.onnx.recipe import Recipe
+        from workbench.convert.subject import subject_of
+        from workbench.errors import ModelError
+        try:
+            graph_of(alone(Decomposed()), 20)
+        except ModelError:
+            build(subject_of(sys.argv[1]), Path(sys.argv[2]), Recipe())
+    """
     command = [sys.executable, "-c", code, factory, str(tmp_path / "out")]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "4"})
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "4", "PYTHONPATH": paths})
     for name in ("main.onnx", "weights.data"):
         assert (tmp_path / "out" / name).read_bytes() == (found.folder / name).read_bytes()
+    assert Converted(tmp_path / "out").identity() == found.identity()
 
 
 def test_a_folder_that_is_there_is_used_or_refused(module, tmp_path):
@@ -141,6 +142,43 @@ def test_int8_is_measured_on_samples(module, tmp_path):
     assert not rows["wide.bias"]["compressed"] and rows["wide.bias"]["why_not"]
     seen = done.artifact.check["main"]
     assert seen["outputs"]["scores"]["relative_l2"] < 1e-6 < seen["compressed"]["scores"]["relative_l2"] < 0.2
+    assert done.artifact.manifest["inputs"] == "b.npz, which the calibration saw too" and seen["calls"] == 1
+
+
+def test_int8_is_checked_on_what_the_calibration_did_not_see(module, tmp_path, monkeypatch):
+    """As ``ensure`` builds: without inputs of anybody's."""
+    for name, value in (("a", 1.0), ("b", 2.0), ("c", 3.0)):
+        np.savez(tmp_path / f"{name}.npz", x=np.full((2, 64), value, np.float32))
+    given = {}
+    honest = checking.check_stage
+    monkeypatch.setattr(
+        checking,
+        "check_stage",
+        lambda stage, path, feeds, *more: given.update({path.name: feeds}) or honest(stage, path, feeds, *more),
+    )
+    names = tuple(str(tmp_path / f"{name}.npz") for name in "abc")
+    recipe = Recipe(precision="int8-qdq", samples=names, samples_limit=1).check()
+    found = builder.CONVERTER.build(subject_of(module[0]), tmp_path / "out", recipe, say=str, elsewhere="").artifact.manifest
+    assert found["inputs"] == "b.npz, c.npz, unseen by the calibration"
+    assert found["stages"]["main"]["quantized"]["samples"]["words"] == "a.npz"
+    assert [float(call["x"][0, 0]) for call in given["main.onnx"]] == [2.0, 3.0]
+
+
+def test_inputs_of_another_shape_are_refused(module, tmp_path):
+    def feeds(plain):
+        return {"main": [{"x": np.zeros((2, 63), np.float32)}]}, "zeros"
+
+    with pytest.raises(DataError, match=r"input 'x' of stage 'main' has the shape \[2, 63\]") as told:
+        build(subject_of(module[0]), tmp_path / "out", Recipe(), feeds=feeds)
+    assert told.value.why == "it takes [2, 64]" and not (tmp_path / "out").exists()
+
+
+def test_an_int8_model_in_which_nothing_is_int8_is_refused(module, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 64), np.float32))
+    recipe = Recipe(precision="int8-qdq", samples=(str(tmp_path / "a.npz"),), keep_fp32=("Gemm",))
+    with pytest.raises(UsageError, match="quantises nothing of small.py:make") as told:
+        build(subject_of(module[0]), tmp_path / "out", recipe, check=False)
+    assert told.value.why.startswith("2 × ") and not (tmp_path / "out").exists()
 
 
 def test_int8_without_samples_or_with_wrong_ones(module, tmp_path):
@@ -300,7 +338,3 @@ def test_windows_of_sound_together_are_windows_alone(tmp_path):
         keys = together["cross_keys"].reshape(found.sizes["layers"], 3, *together["cross_keys"].shape[1:])[:, at]
         assert np.allclose(keys, apart["cross_keys"], rtol=1e-4, atol=1e-5)
     assert list(found.manifest["one_sequence"]) == ["step"]
-
-
-def test_samples_are_spread_over_their_sources():
-    assert spread(list("abcdefgh"), 3) == ["a", "c", "f"] and spread([1, 2], 3) == spread([1, 2], None) == [1, 2]

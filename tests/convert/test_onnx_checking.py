@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from workbench.convert.onnx import own  # noqa: E402
+from workbench.convert.onnx import checking, own  # noqa: E402
 from workbench.convert.onnx.checking import check_stage, differences, first_departing, measure, precision_of  # noqa: E402
 from workbench.convert.onnx.graphs import graph_of  # noqa: E402
 from workbench.convert.onnx.recipe import Recipe  # noqa: E402
 from workbench.convert.onnx.typing import typed  # noqa: E402
 from workbench.convert.reload import DifferentModel  # noqa: E402
 from workbench.convert.stages.stage import Stage  # noqa: E402
+from workbench.metrics.tensors import TensorError, tensor_error  # noqa: E402
 
 WIDTH, LENGTH, MASKED = 32, 7, -30000.0
 
@@ -263,25 +265,91 @@ def test_where_torch_cannot_run_the_type_the_limit_is_stated(tmp_path):
     assert found["outputs"]["y"]["limit"] == 40 / 2048 and found["outputs"]["y"]["own_error"] is None
 
 
-def test_a_few_unlucky_roundings_are_judged_on_more_calls(stage, feeds, graph, proto, tmp_path, monkeypatch):
-    path, rows = in_type(proto, "fp16", tmp_path, graph)
+@pytest.fixture
+def lucky(monkeypatch):
+    """torch as if it had been nearer by luck on the calls that were given; the list gets how many calls were asked about."""
     honest, calls = own.own_errors, []
 
-    def lucky(stage, given, expected, precision):
-        """torch as if it had been far nearer by luck on the calls that were given."""
+    def nearer(stage, given, expected, precision):
         found, why = honest(stage, given, expected, precision)
         calls.append(len(given))
-        return {
-            name: replace(error, error_square=error.error_square / (25 if len(calls) == 1 else 1)) for name, error in found.items()
-        }, why
+        factor = lucky.factor**2 if len(calls) == 1 else 1
+        return {name: replace(error, error_square=error.error_square / factor) for name, error in found.items()}, why
 
-    monkeypatch.setattr("workbench.convert.onnx.checking.own_errors", lucky)
+    lucky = SimpleNamespace(factor=2.5, calls=calls)
+    monkeypatch.setattr("workbench.convert.onnx.checking.own_errors", nearer)
+    return lucky
+
+
+def test_a_few_unlucky_roundings_are_judged_on_more_calls(stage, feeds, graph, proto, tmp_path, lucky):
+    path, rows = in_type(proto, "fp16", tmp_path, graph)
     found = check_stage(stage, path, feeds, Recipe(precision="fp16"), rows)
-    assert calls == [3, 9] and found["same"] and found["note"] == "judged on 9 more calls, near those given"
-    calls.clear()
+    assert lucky.calls == [3, 9] and found["same"]
+    assert (
+        found["note"].startswith("on the 3 calls given logits was 2.")
+        and "judged with 9 more, near those: logits " in found["note"]
+    )
+    lucky.calls.clear()
     bad = ir.load(path)
     name = next(name for name, value in bad.graph.initializers.items() if name.startswith("head") and len(value.shape) == 2)
     weight = bad.graph.initializers[name]
     weight.const_value = ir.tensor((weight.const_value.numpy() * np.float16(1.02)).astype(np.float16), name=name)
     found = check_stage(stage, written(ir.to_proto(bad), tmp_path), feeds, Recipe(precision="fp16"), rows)
-    assert calls == [3, 9] and not found["outputs"]["logits"]["same"]
+    assert not found["outputs"]["logits"]["same"]
+
+
+def test_three_times_the_own_error_is_no_luck(stage, feeds, graph, proto, tmp_path, lucky):
+    """Whatever further calls would say, it is not asked; nor where they would be the same calls."""
+    path, rows = in_type(proto, "fp16", tmp_path, graph)
+    lucky.factor = 4
+    found = check_stage(stage, path, feeds, Recipe(precision="fp16"), rows)
+    assert lucky.calls == [3] and not found["same"] and found["note"] is None
+    lucky.calls.clear()
+    lucky.factor = 2.5
+    whole = [{name: value for name, value in feed.items() if value.dtype.kind != "f"} for feed in feeds]
+    assert not checking._may_be_luck(found["outputs"], whole)
+
+
+@pytest.mark.parametrize("times", [1.5, 2.5, 4.0])
+def test_an_error_that_is_everywhere_passes_below_twice_alone(times, stage, feeds, graph, proto, tmp_path, monkeypatch):
+    """The graph errs by ``times`` torch's own error, in another direction on every call."""
+    path, rows = in_type(proto, "fp16", tmp_path, graph)
+    drawn = np.random.default_rng(3)
+
+    def erring(path, given, expected):
+        size = own.own_errors(stage, given, expected, "fp16")[0]
+        found = {}
+        for right in expected:
+            for name, value in right.items():
+                noise = drawn.standard_normal(value.shape)
+                wrong = value + noise * np.linalg.norm(value) / np.linalg.norm(noise) * times * size[name].relative_rms
+                found[name] = (found.get(name, (TensorError(), False))[0] + tensor_error(value, wrong), False)
+        return found
+
+    monkeypatch.setattr(checking, "_measured", erring)
+    found = check_stage(stage, path, feeds, Recipe(precision="fp16"), rows)
+    assert found["same"] == (times < 2) and (times != 2.5 or "judged with 9 more" in found["note"])
+
+
+class Steep(torch.nn.Module):
+    """Values beyond half precision on the way: torch in it has no finite result."""
+
+    def forward(self, x):
+        return (x * 1e6) / 1e6, x.sqrt()
+
+
+def test_where_torch_has_nothing_finite_the_limit_is_stated_and_what_is_not_finite_is_told(tmp_path):
+    stage = Stage("main", Steep(), {"x": torch.ones(2, 8)}, ("y", "z"))
+    made = graph_of(stage, 20)
+    before = written(ir.to_proto(made.model), tmp_path)
+    feed = {"x": np.linspace(-1, 3, 16, dtype=np.float32).reshape(2, 8)}
+    assert check_stage(stage, before, [feed], Recipe())["note"] == "4 values of z are not finite, in torch in fp32 already"
+    found = check_stage(stage, before, [feed], Recipe(precision="fp16"), [{"value": "y"}, {"value": "z"}])
+    assert (
+        found["outputs"]["y"]["limit"] == 40 / 2048 and found["outputs"]["y"]["own_error"] is None and found["outputs"]["y"]["same"]
+    )
+    assert found["note"].startswith(
+        "torch's own y in fp16 has only values that are not finite: its limit is 40 units of rounding; "
+    )
+    never = check_stage(stage, before, [{"x": np.full((2, 8), -1, np.float32)}], Recipe())
+    assert not never["same"] and "no value of z is finite" in differences("main", never)[0]

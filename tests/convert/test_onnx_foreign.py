@@ -101,6 +101,7 @@ def test_int8_is_calibrated_with_files_of_arrays(path, tmp_path):
         assert next(row for row in artifact.stages["main"].weights if row["parameter"] == "weight")["compression"] == "int8"
         assert not (artifact.folder / "int8").exists()
     assert scales[1] == pytest.approx(4 * scales[0])
+    assert artifact.manifest["inputs"] == "samples4.npz, which the calibration saw too"
     again = build_from_file(artifact.stages["main"].path, tmp_path / "again", Recipe(precision="int8-qdq"))
     assert again.artifact.check["main"]["same"] and again.artifact.identity()["weights"] == artifact.identity()["weights"]
     with pytest.raises(ModelError, match="is in int8-qdq already"):

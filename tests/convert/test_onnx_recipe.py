@@ -1,5 +1,8 @@
 """What an ONNX conversion is asked for: words, defaults, what does not go together."""
 
+import itertools
+import json
+
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ def test_defaults_are_filled_in():
     assert Recipe().check() == Recipe(dynamic=("seq",)) and Recipe().written_opset == 20
     assert Recipe(precision="bf16").written_opset == 22 and Recipe(precision="bf16", opset=23).check().written_opset == 23
     found = Recipe(precision="int8-qdq").check()
-    assert (found.calibration, found.samples_limit) == ("max", 32)
+    assert (found.calibration, found.samples_limit) == ("max", 16)
     assert not found.stateful
 
 
@@ -45,6 +48,34 @@ def test_a_manifest_holds_all_of_it():
     assert recipe_words(recipe.to_json()) == recipe.label == "fp16 keep-fp32(MatMul) context32 dynamic(batch) opset21"
 
 
+def test_the_words_are_one_for_many_recipes():
+    """Those of a recipe are those of the manifest it is written to, and each option is seen in them."""
+    words = set()
+    options = itertools.product(
+        [
+            ("fp32", None, ()),
+            ("fp16", None, ()),
+            ("bf16", None, ()),
+            ("int8-qdq", None, ("demo",)),
+            ("int8-qdq", "entropy", ("a", "b")),
+        ],
+        [(), ("text.block.*", "MatMul")],
+        [("seq",), ("batch", "seq"), ()],
+        [None, 64],
+        [None, 23],
+    )
+    count = 0
+    for (precision, calibration, samples), kept, dynamic, context, opset in options:
+        if precision == "fp32" and kept:
+            continue
+        count += 1
+        recipe = Recipe(precision, kept, calibration, samples, None, dynamic, context, opset).check()
+        assert recipe.label == recipe_words(json.loads(json.dumps(recipe.to_json())))
+        words.add(recipe.label)
+    assert len(words) == count == 108
+    assert "int8-qdq entropy on(a,b) keep-fp32(text.block.*,MatMul) context64 dynamic(seq,batch) opset23" in words
+
+
 def test_a_file_of_samples_goes_by_its_contents(tmp_path):
     path = tmp_path / "inputs.npz"
     np.savez(path, x=np.zeros(3))
@@ -63,7 +94,7 @@ def test_a_file_of_samples_goes_by_its_contents(tmp_path):
         ({"precision": "fp16", "calibration": "max"}, "precision=int8-qdq"),
         ({"samples": ("demo",)}, "precision=int8-qdq"),
         ({"precision": "int8-qdq", "calibration": "kl"}, "entropy"),
-        ({"precision": "int8-qdq", "samples_limit": 0}, "--calibrate-limit 32"),
+        ({"precision": "int8-qdq", "samples_limit": 0}, "--calibrate-limit 16"),
         ({"dynamic": ("height",)}, "known: seq, batch"),
         ({"opset": 17}, "18 to 25"),
         ({"opset": 26}, "--opset 20"),

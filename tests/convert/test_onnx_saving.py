@@ -134,3 +134,15 @@ def test_a_damaged_weight_shows_in_its_error(saved, tmp_path):
         file.write(np.full(64, 3, np.float32).tobytes())
     rows = weight_report(tmp_path / "prefill.onnx", language_graph(), Recipe())
     assert [row["name"] for row in rows if row["error"]] == ["blocks.0.out"]
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0, 3), (7, 6)])
+def test_the_error_of_a_weight_is_the_same_by_blocks(shape, monkeypatch):
+    from workbench.convert.coreml import sources
+
+    monkeypatch.setattr(sources, "BLOCK", 12)
+    drawn = np.random.default_rng(1)
+    found, wanted = (np.asarray(drawn.standard_normal(shape), np.float32) for _ in range(2))
+    right = np.linalg.norm(found.astype(float) - wanted) / (np.linalg.norm(wanted) or 1.0)
+    assert sources.relative_l2(found, wanted) == pytest.approx(right)
+    assert sources.relative_l2(found, 0 * wanted) == pytest.approx(np.linalg.norm(found))

@@ -136,7 +136,7 @@ def _lowered(made: Stepwise, file: OnnxFile, node: Any, types: Mapping[str, int]
             raise ModelError(
                 f"{file.path.name}: the type of {name!r} cannot be told",
                 why=f"it is computed by {onnx_checks.title(node)}, and ONNX's shape inference does not say what comes of it",
-                fix="?reading=optimised",
+                fix="?reading=optimised; a conversion: --precision fp32, or that line of the model with other ops",
             )
         kind = types.get(name)
         if kind in LOW:

@@ -22,6 +22,7 @@ from typing import Any
 
 from workbench.cli import convert_words
 from workbench.convert.feeds import INPUTS_OF, LIMIT, MakeFeeds, feeds_of, read_arrays
+from workbench.convert.onnx.recipe import SAMPLES_LIMIT
 from workbench.errors import UsageError
 
 SHOWN = 4
@@ -44,7 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="with int8-qdq: tasks, suites or files whose items the ranges are found on (default: the bundled models' own)",
     )
     group.add_argument("--calibration", metavar="HOW", help="with int8-qdq: max (default), entropy or percentile")
-    group.add_argument("--calibrate-limit", type=int, metavar="N", help="with int8-qdq: N items, spread over them (default 32)")
+    group.add_argument(
+        "--calibrate-limit",
+        type=int,
+        metavar="N",
+        help=f"with int8-qdq: N items in all, spread over them (default {SAMPLES_LIMIT})",
+    )
     group.add_argument("--dynamic", metavar="SIZES", help="what may vary: seq (default), batch, both with a comma, or none")
     group.add_argument("--opset", type=int, metavar="N", help="the ONNX operator set (default 20; 22 in bf16)")
     group.add_argument(
@@ -78,13 +84,12 @@ def built(args: argparse.Namespace, out: Path | None, say: Any) -> Any:
         feeds, words = plain_feeds(args.inputs)
         out = out or Path("-".join([path.stem, *_words(recipe)]))
         return build_from_file(path, out, recipe, say=say, check=check, feeds=feeds or None, words=words)
-    from workbench.convert.building import random_feeds
-    from workbench.convert.onnx.build import build
+    from workbench.convert.onnx.build import build, default_feeds
     from workbench.convert.subject import subject_of
 
     subject = subject_of(args.model)
     out = out or convert_words.default_out(args.model, subject.name, _words(recipe))
-    feeds = None if args.no_check else _feeds(args, subject) or random_feeds
+    feeds = None if args.no_check else _feeds(args, subject, recipe) or default_feeds(subject, recipe)
     return build(subject, out, recipe, say=say, check=check, feeds=feeds)
 
 
@@ -128,9 +133,9 @@ def _refuse_idle(args: argparse.Namespace) -> None:
         raise UsageError("--limit is about --inputs", fix=f"--inputs demo --limit {args.limit}")
 
 
-def _feeds(args: argparse.Namespace, subject: Any) -> MakeFeeds | None:
-    """None: seeded random ones."""
-    sources = args.inputs or INPUTS_OF.get(subject.name)
+def _feeds(args: argparse.Namespace, subject: Any, recipe: Any) -> MakeFeeds | None:
+    """None: ``default_feeds``."""
+    sources = args.inputs or (INPUTS_OF.get(subject.name) if recipe.precision != "int8-qdq" else None)
     return feeds_of(subject, sources, LIMIT if args.limit is None else args.limit) if sources else None
 
 
@@ -172,6 +177,11 @@ def lines(done: Any, args: argparse.Namespace) -> Iterator[str]:
         types = artifact.manifest["stages"][name].get("types") or {}
         yield f"types: {name}: {', '.join(f'{count:,} ops give {kind}' for kind, count in types.items())}"
     yield from convert_words.kept(artifact, reasons=True)
+    asked = artifact.recipe.get("precision")
+    if asked in ("fp16", "bf16") and not any(
+        asked in (artifact.manifest["stages"][name].get("types") or {}) for name in artifact.stages
+    ):
+        yield f"note: no op of it computes in {asked}, so this is the model in fp32; a newer opset may take {asked}"
     for name in artifact.stages:
         yield from quantized(name, artifact.manifest["stages"][name].get("quantized"))
     quantised = artifact.recipe.get("precision") == "int8-qdq"
@@ -243,7 +253,8 @@ def following(done: Any, args: argparse.Namespace) -> str:
         return evaluation
     folder = str(done.folder)
     named = folder if folder.startswith((".", "/", "~")) else f"./{folder}"
-    return f"workbench capture {shlex.quote(f'{args.to}:{named}')}"
+    inputs = next((str(each) for each in args.inputs or ()), "random")
+    return f"workbench capture {shlex.quote(f'{args.to}:{named}')} --inputs {shlex.quote(inputs)}"
 
 
 def temporary() -> Any:

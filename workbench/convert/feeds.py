@@ -7,6 +7,7 @@ Requests go through the model's own preprocessing, as in an evaluation, and the 
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,32 +28,65 @@ FOLLOWED = 2
 """Tokens that the decoder is followed over after a prompt; each is a call of the step, with its caches in memory."""
 
 
-def feeds_of(subject: Subject, sources: Sequence[str], limit: int = LIMIT, most: int | None = None) -> MakeFeeds:
+def feeds_of(subject: Subject, sources: Sequence[str], limit: int = LIMIT) -> MakeFeeds:
     """How inputs are made from the stages: the first ``limit`` requests of each of ``sources`` (a task, a suite's tasks, a picture, a
-    sound), or the arrays in files (``.npz``) of a user's module. ``most``: of all of these no more, spread over them evenly.
+    sound), or the arrays in files (``.npz``) of a user's module.
 
     Raises UsageError and DataError for sources that cannot be read or are another family's, some of them only when the stages are there.
     """
+    given = _read(subject, sources, limit)
+    return lambda stages: _made(subject, sources, given, stages)
+
+
+def divided(subject: Subject, sources: Sequence[str], most: int) -> tuple[MakeFeeds, MakeFeeds]:
+    """(samples of a calibration, inputs of its check): at most ``most`` of the sources, spread over them evenly; and ``LIMIT`` others. Where
+    there are no others, samples are checked on, and the words say so. Nothing is read before the stages are there; raises as ``feeds_of``.
+    """
+
+    def samples(stages: StageSet) -> tuple[Feeds, str]:
+        return _made(subject, sources, apart(_read(subject, sources, most + LIMIT), most)[0], stages)
+
+    def others(stages: StageSet) -> tuple[Feeds, str]:
+        seen, unseen = apart(_read(subject, sources, most + LIMIT), most)
+        feeds, words = _made(subject, sources, spread(unseen or seen, LIMIT), stages)
+        return feeds, f"{words}, {told_apart(bool(unseen))}"
+
+    return samples, others
+
+
+def apart(given: Sequence[Any], most: int) -> tuple[list[Any], list[Any]]:
+    """(at most ``most``, evenly over all; the rest)."""
+    chosen = spread(range(len(given)), most)
+    return [given[place] for place in chosen], [each for place, each in enumerate(given) if place not in chosen]
+
+
+def told_apart(unseen: bool) -> str:
+    """What inputs of a check are to the calibration."""
+    return "unseen by the calibration" if unseen else "which the calibration saw too"
+
+
+def _read(subject: Subject, sources: Sequence[str], limit: int) -> list[Any]:
+    """Requests; of a user's module (file, arrays)."""
     if subject.folder is None:
-        given = [read_arrays(Path(source)) for source in spread(sources, most)]
-        return lambda stages: (pooled(stages, given), f"{', '.join(Path(source).name for source in sources)}")
-    items = spread(get_item_reader()(list(sources), limit=limit), most)
+        return [(Path(source).name, read_arrays(Path(source))) for source in sources]
+    return list(get_item_reader()(list(sources), limit=limit))
 
-    def feeds(stages: StageSet) -> tuple[Feeds, str]:
-        from workbench.models.options import VISION
 
-        if items[0].family != stages.family:
-            raise UsageError(
-                f"{subject.name} is a {stages.family} model",
-                why=f"the inputs are for {items[0].family} models",
-                fix="--inputs TASK",
-            )
-        preparing = (Pictures if stages.family == VISION else Sounds)(subject)
-        arrays = [item.prepare(preparing).arrays for item in items]
-        names = ", ".join(Path(source).name for source in sources)
-        return pooled(stages, arrays), f"{len(items):,} input{'' if len(items) == 1 else 's'} of {names}"
+def _made(subject: Subject, sources: Sequence[str], items: Sequence[Any], stages: StageSet) -> tuple[Feeds, str]:
+    from workbench.models.options import VISION
 
-    return feeds
+    if subject.folder is None:
+        return pooled(stages, [arrays for _, arrays in items]), ", ".join(name for name, _ in items)
+    if items[0].family != stages.family:
+        raise UsageError(
+            f"{subject.name} is a {stages.family} model",
+            why=f"the inputs are for {items[0].family} models",
+            fix="--inputs TASK",
+        )
+    preparing = (Pictures if stages.family == VISION else Sounds)(subject)
+    arrays = [item.prepare(preparing).arrays for item in items]
+    names = ", ".join(Path(source).name for source in sources)
+    return pooled(stages, arrays, ends_of(subject.folder)), f"{len(items):,} input{'' if len(items) == 1 else 's'} of {names}"
 
 
 def spread(given: Sequence[Any], most: int | None) -> list[Any]:
@@ -106,21 +140,34 @@ def read_arrays(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def pooled(stages: StageSet, requests: Sequence[Mapping[str, Any]]) -> Feeds:
+def ends_of(folder: Path) -> tuple[int, ...]:
+    """The token ids that end an answer, by a checkpoint's settings."""
+    from workbench.models.answering import stop_ids
+
+    held = [folder / name for name in ("config.json", "generation_config.json")]
+    config, generation = (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {} for path in held)
+    return stop_ids(config, generation, None)
+
+
+def pooled(stages: StageSet, requests: Sequence[Mapping[str, Any]], ends: Sequence[int] = ()) -> Feeds:
     """The calls of every stage over all requests."""
     found: dict[str, list[Any]] = {stage.name: [] for stage in stages}
     for arrays in requests:
-        for name, calls in (stages.feeds(arrays) if stages.family == "module" else followed(stages, arrays)).items():
+        for name, calls in (stages.feeds(arrays) if stages.family == "module" else followed(stages, arrays, ends)).items():
             found[name] += calls
     return found
 
 
-def followed(stages: StageSet, arrays: Mapping[str, Any]) -> Feeds:
-    """The calls of one request, with the ``FOLLOWED`` tokens that torch itself writes next."""
+def followed(stages: StageSet, arrays: Mapping[str, Any], ends: Sequence[int] = ()) -> Feeds:
+    """The calls of one request, with the tokens that torch itself writes next: ``FOLLOWED``, or up to the answer's end. No loop feeds one
+    of ``ends``, which a model was not trained to go on from: such calls err by several times the others'."""
     tokens: list[int] = []
     for _ in range(FOLLOWED):
         feeds = stages.feeds(arrays, tokens)
         last = "step" if feeds["step"] else "prefill"
         outputs, _ = stages[last].run(feeds[last][-1])
-        tokens.append(int(outputs["logits"][0, -1].argmax()))
+        token = int(outputs["logits"][0, -1].argmax())
+        if tokens and token in ends:
+            break
+        tokens.append(token)
     return stages.feeds(arrays, tokens)

@@ -29,7 +29,7 @@ ONNX_RECIPE = {
         "",
         "tasks, suites or files whose inputs int8-qdq sees, separated by commas; empty: the bundled suite of a demo model",
     ),
-    "calibrate_limit": ("", "items that it sees, spread over them; empty: 32"),
+    "calibrate_limit": ("", "items that it sees, spread over them; empty: 16"),
     "dynamic": ("", "batch and seq, separated by commas, or none: sizes that may vary; empty: seq"),
     "opset": ("", "the ONNX opset; empty: 20, and 22 for bf16"),
 } | CONTEXT

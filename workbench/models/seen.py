@@ -52,7 +52,7 @@ def as_array(value: Any):
 
         value = value.astype(core.float32) if core.issubdtype(value.dtype, core.floating) else value
     array = numpy.asarray(value)
-    return numpy.ascontiguousarray(array, dtype=numpy.float32 if array.dtype.kind == "f" else numpy.int64)
+    return numpy.asarray(array, dtype=numpy.float32 if array.dtype.kind == "f" else numpy.int64, order="C")
 
 
 def digest(array: Any) -> str:

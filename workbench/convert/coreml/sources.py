@@ -10,6 +10,7 @@ arguments are (computed by torch) says what the constant must be. Where neither 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ converters/mil/mil/passes/defs/quantization.py)."""
 PRODUCTS = frozenset({"matmul", "mm", "bmm", "addmm", "linear"})
 SAME = 1e-2
 """Relative L2 up to which a constant is taken for an argument that only its size speaks for: fp16 rounds by 5e-4 at most."""
+BLOCK = 2**22
+"""Values that are compared at once."""
 SMALLEST = 10
 """coremltools keeps smaller constants in the program itself (converters/mil/backend/mil/load.py, should_use_weight_file)."""
 
@@ -159,9 +162,14 @@ def relative_l2(found: Any, wanted: Any) -> float:
     """``|found - wanted| / |wanted|`` in float64; the norm of ``found`` where ``wanted`` is 0."""
     import numpy as np
 
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    size = float(np.linalg.norm(wanted))
-    return float(np.linalg.norm(found - wanted)) / (size or 1.0)
+    found, wanted = np.atleast_1d(found), np.atleast_1d(wanted)
+    step = max(1, BLOCK * len(wanted) // max(1, wanted.size))  # rows; all in float64 would be several times a weight's memory
+    away = size = 0.0
+    for start in range(0, len(wanted), step):
+        right = np.asarray(wanted[start : start + step], np.float64)
+        away += float(np.square(np.asarray(found[start : start + step], np.float64) - right).sum())
+        size += float(np.square(right).sum())
+    return math.sqrt(away) / (math.sqrt(size) or 1.0)
 
 
 def _array(tensor: Any) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.convert.building import Built, Feeds, MakeFeeds, Say, check_patterns, existing, random_feeds, wanted, written
 from workbench.convert.comparing import judged
-from workbench.convert.feeds import INPUTS_OF, feeds_of
+from workbench.convert.feeds import INPUTS_OF, divided
 from workbench.convert.onnx.graphs import StageGraph, check_opset, graph_of, require
+from workbench.convert.onnx.placement import WEIGHTED
 from workbench.convert.onnx.recipe import SAMPLES_LIMIT, Recipe
 from workbench.convert.onnx.sizes import fitted, one_sequence, sized
 from workbench.convert.reload import DifferentModel
@@ -48,8 +50,8 @@ def build(
     feeds: MakeFeeds | None = None,
     elsewhere: str = "--out FOLDER on another disk",
 ) -> Built:
-    """Convert ``subject`` into the new folder ``out``. ``feeds(stages)``: inputs of the check and what they are in words (default: seeded
-    random ones); int8 is calibrated with ``recipe.samples``. Without ``check``, ``feeds`` are looked at for overflow alone. ``elsewhere``:
+    """Convert ``subject`` into the new folder ``out``. ``feeds(stages)``: inputs of the check and what they are in words (default: those of
+    ``default_feeds``); int8 is calibrated with ``recipe.samples``. Without ``check``, ``feeds`` are looked at for overflow alone. ``elsewhere``:
     what a user types to write to another disk.
 
     Raises UsageError (``out`` is there and something else, cannot be written, the recipe does not fit), ModelError (an op without a
@@ -67,7 +69,7 @@ def build(
     def fill(folder: Path) -> tuple[StageSet, dict[str, Any]]:
         plain = subject.stages(recipe)
         stages = sized(plain, recipe)
-        given, words = (feeds or random_feeds)(plain) if check or feeds else ({}, "")
+        given, words = (feeds or default_feeds(subject, recipe))(plain) if check or feeds else ({}, "")
         made = _Made(subject, recipe, plain, stages, folder, say or (lambda text: None), fitted(stages, given), words, check)
         made.convert()
         kept.update(made.kept)
@@ -88,6 +90,27 @@ def with_samples(subject: Subject, recipe: Recipe) -> Recipe:
             fix="--calibrate TASK, or --calibrate inputs.npz for a module of your own",
         )
     return replace(recipe, samples=tuple(INPUTS_OF[subject.name]))
+
+
+def default_feeds(subject: Subject, recipe: Recipe) -> MakeFeeds:
+    """Inputs of a check that nobody named: seeded random ones; for int8, whose scales fit real inputs alone, requests of the calibration's
+    sources that it did not see. Raises as ``with_samples``."""
+    if recipe.precision != "int8-qdq":
+        return random_feeds
+    recipe = with_samples(subject, recipe)
+    return divided(subject, recipe.samples, recipe.samples_limit or SAMPLES_LIMIT)[1]
+
+
+def check_placed(name: str, reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UsageError where no stage has a product with Q/DQ: that would be an fp32 model by the name of int8."""
+    if any(report["placement"] for report in reports.values()):
+        return
+    left = Counter(row["reason"] for report in reports.values() for row in report["left"])
+    raise UsageError(
+        f"int8-qdq quantises nothing of {name}",
+        why="; ".join(f"{count} × {why}" for why, count in left.most_common(3)) or f"it has none of {', '.join(WEIGHTED)}",
+        fix="--precision fp16",
+    )
 
 
 class ONNX:
@@ -189,8 +212,8 @@ class _Made:
         from workbench.convert.onnx.quantizing import quantize
         from workbench.convert.onnx.saving import save
 
-        limit = self.recipe.samples_limit or SAMPLES_LIMIT
-        samples, words = feeds_of(self.subject, self.recipe.samples, limit, most=limit)(self.plain)
+        make, _ = divided(self.subject, self.recipe.samples, self.recipe.samples_limit or SAMPLES_LIMIT)
+        samples, words = make(self.plain)
         samples = fitted(self.stages, samples)
         models = {}
         for stage in self.stages:
@@ -205,6 +228,7 @@ class _Made:
                     graph.sources.setdefault(row["name"], replace(source, how="transposed"))
             self.kept[stage.name] = [row for row in report["left"] if row.get("pattern")]
             models[stage.name] = onnx_ir.load(path)
+        check_placed(self.subject.name, self.quantized)
         save(models, self.folder)
 
     def _check(self, stage: Stage) -> None:

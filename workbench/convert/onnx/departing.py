@@ -64,7 +64,7 @@ def node_values(stage: Stage, feed: Mapping[str, Any], exported: Any) -> dict[st
                 found[n.name] = plain(made.detach())
             return made
 
-    inputs = [torch.from_numpy(numpy.ascontiguousarray(feed[name])) for name in stage.example]
+    inputs = [torch.from_numpy(numpy.asarray(feed[name], order="C")) for name in stage.example]
     with torch.no_grad():
         Watching(exported.module()).run(*inputs)
     return found

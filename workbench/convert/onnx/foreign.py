@@ -22,9 +22,9 @@ from workbench.backends.onnx_file import OnnxFile, read
 from workbench.convert.building import Built, Say, existing, on_stderr, wanted, written
 from workbench.convert.cache import cached
 from workbench.convert.comparing import judged
-from workbench.convert.feeds import read_arrays
+from workbench.convert.feeds import LIMIT, apart, read_arrays, spread, told_apart
 from workbench.convert.onnx.file_feeds import random_arrays
-from workbench.convert.onnx.recipe import Recipe
+from workbench.convert.onnx.recipe import SAMPLES_LIMIT, Recipe
 from workbench.convert.reload import DifferentModel
 from workbench.convert.stages.stage import StageSet
 from workbench.convert.stages.user_module import FAMILY
@@ -166,13 +166,22 @@ def _built(
     def fill(folder: Path) -> tuple[StageSet, dict[str, Any]]:
         given, about = list(feeds or ()), words
         if check and not given:
-            given, about = random_arrays(subject.read), "seeded random inputs"
+            given, about = _default_feeds(subject, recipe)
         made = _Made(subject, recipe, folder, say, given, about, check)
         manifest = made.manifest()
         kept[STAGE] = made.kept
         return subject.stages(recipe), manifest
 
     return Built(written(out, subject, asked, runtime=CONVERTER.name, room=ROOM, elsewhere=elsewhere, fill=fill), False, kept)
+
+
+def _default_feeds(subject: FileSubject, recipe: Recipe) -> tuple[list[dict[str, Any]], str]:
+    """Inputs of a check that nobody named, and what they are: for int8 those of the calibration's files that it did not see."""
+    if not recipe.samples:
+        return random_arrays(subject.read), "seeded random inputs"
+    seen, unseen = apart(recipe.samples, recipe.samples_limit or SAMPLES_LIMIT)
+    paths = [Path(name) for name in spread(unseen or seen, LIMIT)]
+    return [read_arrays(path) for path in paths], f"{', '.join(path.name for path in paths)}, {told_apart(bool(unseen))}"
 
 
 class _Made:
@@ -253,16 +262,19 @@ class _Made:
     def _quantise(self) -> Any:
         import onnx_ir
 
+        from workbench.convert.onnx.build import check_placed
         from workbench.convert.onnx.quantizing import quantize
 
-        samples = [read_arrays(Path(name)) for name in self.recipe.samples]
+        names, _ = apart(self.recipe.samples, self.recipe.samples_limit or SAMPLES_LIMIT)
+        samples = [read_arrays(Path(name)) for name in names]
         (self.folder / "int8").mkdir()
         path = self.folder / "int8" / f"{STAGE}.onnx"
         self.quantized = quantize(self.file.path, path, samples, self.recipe, stage=STAGE)
         self.quantized["samples"] = {
             **self.quantized["samples"],
-            "words": ", ".join(Path(name).name for name in self.recipe.samples),
+            "words": ", ".join(Path(name).name for name in names),
         }
+        check_placed(self.subject.name, {STAGE: self.quantized})
         self.kept = [row for row in self.quantized["left"] if row.get("pattern")]
         return onnx_ir.load(path)
 

@@ -62,7 +62,7 @@ def run(stage: Stage, module: Any, feed: Mapping[str, Any], precision: str) -> d
     import torch
 
     kind = getattr(torch, TYPES[precision])
-    inputs = [torch.from_numpy(numpy.ascontiguousarray(feed[name])) for name in stage.example]
+    inputs = [torch.from_numpy(numpy.asarray(feed[name], order="C")) for name in stage.example]
     with torch.no_grad():
         made = module(*(value.to(kind) if value.is_floating_point() else value for value in inputs))
     values = torch.utils._pytree.tree_leaves(made)

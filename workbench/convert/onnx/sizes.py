@@ -18,7 +18,7 @@ from typing import Any
 
 from workbench.convert.onnx.recipe import Recipe
 from workbench.convert.stages.stage import Arrays, Feeds, Stage, StageSet
-from workbench.errors import UsageError
+from workbench.errors import DataError, UsageError
 from workbench.models.fixed_prompt import padded
 from workbench.models.options import VISION
 from workbench.models.speech_to_text import FAMILY as SPEECH
@@ -64,7 +64,25 @@ def fitted(stages: StageSet, feeds: Feeds) -> Feeds:
         calls = found.get(stage.name) or []
         if axes and calls:
             found[stage.name] = [*calls, _together(calls[0], calls[-1], axes)]
+        for call in calls:
+            _check_shapes(stage, call)
     return found
+
+
+def _check_shapes(stage: Stage, call: Mapping[str, Any]) -> None:
+    """Raises DataError for an array that the stage does not take; torch would raise something of its own, or go on."""
+    for name, example in stage.example.items():
+        held, axes = tuple(call[name].shape), stage.dynamic.get(name, {})
+        fits = len(held) == example.dim() and all(
+            axis in axes or size == other for axis, (size, other) in enumerate(zip(held, example.shape, strict=True))
+        )
+        if not fits:
+            wanted = [axes.get(axis, int(size)) for axis, size in enumerate(example.shape)]
+            raise DataError(
+                f"input {name!r} of stage {stage.name!r} has the shape {list(held)}",
+                why=f"it takes [{', '.join(map(str, wanted))}]",
+                fix="inputs of that shape, or an axis that varies: dynamic, in what the factory returns",
+            )
 
 
 def _together(one: Mapping[str, Any], other: Mapping[str, Any], axes: Mapping[str, int]) -> Arrays:

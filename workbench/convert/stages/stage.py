@@ -57,8 +57,8 @@ class Stage:
         before = {name: buffer.clone() for name, buffer in buffers.items()}
         with torch.no_grad():
             for name, value in states.items():
-                buffers[name].copy_(torch.from_numpy(numpy.ascontiguousarray(value)))
-            found = self.module(*(torch.from_numpy(numpy.ascontiguousarray(inputs[name])) for name in self.example))
+                buffers[name].copy_(torch.from_numpy(numpy.asarray(value, order="C")))
+            found = self.module(*(torch.from_numpy(numpy.asarray(inputs[name], order="C")) for name in self.example))
             after = {name: buffer.numpy().copy() for name, buffer in buffers.items()}
             for name, buffer in buffers.items():
                 buffer.copy_(before[name])
