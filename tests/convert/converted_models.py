@@ -1,11 +1,12 @@
-"""Models converted through the real converter, made once for all tests and all their processes: only to be read.
+"""Models converted through the real converters, made once for all tests and all their processes: only to be read.
 
     converted("demo:vlm", stateful=True)                 # the artifact's folder
     converted("demo:stt", precision="fp16", quantize="int8")
     copied = shutil.copytree(converted("demo:stt"), tmp_path / "stt")     # to be damaged
+    {**os.environ, "WORKBENCH_CACHE": str(folder())}     # a process that finds them, and leaves there what it converts
 
-They are kept in the system's folder for temporary files under a hash of the converter's own code, so that no test ever sees what another
-version of the code has made.
+They are kept in the system's folder for temporary files under a hash of the converters' own code, so that no test ever sees what another
+version of the code has made. Those of ONNX (``onnx_models``) lie beside those of Core ML.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ import pytest
 import workbench
 
 CODE = (
+    "backends/onnx.py",
+    "backends/onnx_file.py",
     "convert/coreml",
+    "convert/onnx",
     "convert/stages",
     "convert/building.py",
     "convert/comparing.py",
     "convert/drafts.py",
+    "convert/feeds.py",
     "models/masks.py",
     "models/converted.py",
     "models/pretrained.py",
@@ -45,22 +50,16 @@ def converted(model: str, **recipe: Any) -> Path:
     from workbench.convert.coreml.recipe import Recipe
     from workbench.convert.subject import subject_of
 
-    before = os.environ.get("WORKBENCH_CACHE")
-    os.environ["WORKBENCH_CACHE"] = str(folder())
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", str(folder()))
         return cached(CONVERTER, subject_of(model), Recipe(**recipe).check(), lambda text: None).folder
-    finally:
-        if before is None:
-            del os.environ["WORKBENCH_CACHE"]
-        else:
-            os.environ["WORKBENCH_CACHE"] = before
 
 
-def folder(code: tuple[str, ...] = CODE) -> Path:
-    """The folder of the converter's code as it is; those of other code that nobody used for a day are removed."""
+def folder() -> Path:
+    """The folder of the converters' code as it is; those of other code that nobody used for a day are removed."""
     whole = hashlib.sha256()
     package = Path(workbench.__file__).parent
-    for name in code:
+    for name in CODE:
         files = sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]
         for path in files:
             whole.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())

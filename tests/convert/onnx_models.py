@@ -4,32 +4,17 @@
     converted_onnx("demo:stt", precision="fp16")
     copied = shutil.copytree(converted_onnx("demo:stt"), tmp_path / "stt")     # to be damaged
 
-Kept as ``converted_models`` keeps those of Core ML: under a hash of the converter's own code.
+Kept where ``converted_models`` keeps those of Core ML.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.convert.converted_models import folder
-
-CODE = (
-    "backends/onnx.py",
-    "backends/onnx_file.py",
-    "convert/building.py",
-    "convert/comparing.py",
-    "convert/drafts.py",
-    "convert/feeds.py",
-    "convert/onnx",
-    "convert/stages",
-    "models/converted.py",
-    "models/masks.py",
-    "models/pretrained.py",
-)
 
 
 def converted_onnx(model: str, **recipe: Any) -> Path:
@@ -41,13 +26,7 @@ def converted_onnx(model: str, **recipe: Any) -> Path:
     from workbench.convert.onnx.recipe import Recipe
     from workbench.convert.subject import subject_of
 
-    before = os.environ.get("WORKBENCH_CACHE")
-    os.environ["WORKBENCH_CACHE"] = str(folder(CODE))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_CACHE", str(folder()))
         subject = subject_of(model)
         return cached(CONVERTER, subject, with_samples(subject, Recipe(**recipe).check()), lambda text: None).folder
-    finally:
-        if before is None:
-            del os.environ["WORKBENCH_CACHE"]
-        else:
-            os.environ["WORKBENCH_CACHE"] = before
