@@ -1,5 +1,9 @@
 """The log-mel against transformers and mlx_whisper, and against its definition in float64."""
 
+import os
+import subprocess
+import sys
+
 import numpy
 import pytest
 
@@ -146,6 +150,29 @@ def test_the_same_twice_and_the_samples_untouched():
     assert numpy.array_equal(log_mel(samples), log_mel(samples))
     assert numpy.array_equal(samples, NOISE[:50_000])
     assert numpy.abs(log_mel(samples.astype(numpy.float64)) - log_mel(samples)).max() == 0
+
+
+PROGRAM = """
+import hashlib, numpy
+from workbench.data.mel import log_mel
+noise = numpy.random.default_rng(0).standard_normal(48_000).astype(numpy.float32)
+print([hashlib.sha256(log_mel(noise, mels).tobytes()).hexdigest() for mels in (80, 128)])
+"""
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    """Else the inputs of two runs would differ at rung 2 because one had the machine to itself."""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+    }
+    assert len(found) == 1
 
 
 def test_what_has_no_log_mel_is_refused():
