@@ -5,8 +5,6 @@ Order: an explicit path, each ``--include`` folder, the checkout beside the pack
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,14 +48,3 @@ def demo_model(name: str) -> Path | None:
     """The bundled model's folder (``vlm``), or None."""
     folder = PACKAGE / "demo" / name
     return folder if name.isidentifier() and (folder / "config.json").is_file() else None
-
-
-def cache_folder(kind: str) -> Path:
-    """Where converted models and engines of one kind (``coreml``, ``onnx``, ``tensorrt``) are kept: ``$WORKBENCH_CACHE``, else the platform's folder for caches."""
-    root = os.environ.get("WORKBENCH_CACHE")
-    if root:
-        return Path(root).expanduser() / kind
-    home = Path(os.path.expanduser("~"))
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "parity-workbench" / kind
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "parity-workbench" / kind

@@ -18,10 +18,10 @@ from workbench.convert.coreml.cache import ensure
 from workbench.convert.coreml.recipe import Recipe
 from workbench.convert.subject import subject_of
 from workbench.errors import ModelError, UsageError
-from workbench.locate import cache_folder
 from workbench.models.converted import MODEL_FILE, Converted
 from workbench.registry import BUILT_IN_CONVERTERS, get_converter
 from workbench.types import ModelSpec
+from workbench.user_cache import cache_folder
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -35,13 +34,12 @@ from workbench.backends.tensorrt_gpu import Gpu
 from workbench.backends.tensorrt_timing_cache import TimingCache
 from workbench.errors import ModelError
 from workbench.fingerprint import of_file, of_json
-from workbench.locate import cache_folder
+from workbench.user_cache import ELSEWHERE, cache_folder, made_by_one, not_written
 
 FORMAT = 1
 PLAN, NOTE = "engine.plan", "engine.json"
 PLAN_SUFFIXES = (".engine", ".plan", ".trt")
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-ELSEWHERE = "export WORKBENCH_CACHE=/another/disk"
+KEPT = "built engines are kept there"
 NAMES = {
     "onnx": "the graph",
     "external": "the weights",
@@ -97,7 +95,7 @@ def ensure(
     found = _found(entry, key, api, gpu)
     if isinstance(found, Engine):  # a cache that can only be read serves what it holds
         return found
-    with _locked(entry, file.path.name, say):
+    with made_by_one(entry, f"building the engine of {file.path.name}", KEPT, say):
         found = _found(entry, key, api, gpu)
         if isinstance(found, Engine):
             return found
@@ -110,7 +108,7 @@ def ensure(
         try:
             _publish(entry, built, {"key": key, "driver": gpu.driver, "cuda": gpu.cuda})
         except OSError as error:
-            raise _not_written(entry, error) from error
+            raise not_written(entry, error, KEPT) from error
         say(f"built the engine of {file.path.name} in {built.report['seconds']:.1f} s: {len(built.plan):,} bytes, kept in {entry}")
         began = time.perf_counter()
         engine, why = _deserialized(built.plan, api, gpu)
@@ -248,7 +246,7 @@ def _set_aside(entry: Path, why: str, say: Say) -> None:
             shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()
         os.rename(entry, aside)
     except OSError as error:
-        raise _not_written(entry, error) from error
+        raise not_written(entry, error, KEPT) from error
     say(f"the engine {entry.name} is damaged ({why}): set aside as {aside.name}, building it again")
 
 
@@ -258,34 +256,4 @@ def _check_space(entry: Path, file: OnnxFile) -> None:
         free = shutil.disk_usage(entry.parent).free
         if free < file.size_bytes:
             why = f"{file.size_bytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free"
-            raise _not_written(entry, OSError(errno.ENOSPC, why))
-
-
-def _not_written(entry: Path, error: OSError) -> ModelError:
-    full = error.errno in NO_SPACE
-    return ModelError(
-        f"no space left in the cache {entry.parent}" if full else f"the cache {entry.parent} cannot be written",
-        why=f"{error.strerror or error}; built engines are kept there",
-        fix=f"free some space, or {ELSEWHERE}" if full else ELSEWHERE.replace("/another/disk", "/a/folder/of/yours"),
-    )
-
-
-@contextmanager
-def _locked(entry: Path, name: str, say: Say) -> Iterator[None]:
-    """Held while an entry is built. Raises ModelError where the cache cannot be written."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"another process is building the engine of {name}: waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise _not_written(entry, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+            raise not_written(entry, OSError(errno.ENOSPC, why), KEPT)

@@ -26,7 +26,7 @@ from typing import Any
 from workbench.backends.tensorrt_api import Api, IBuilderConfig, worst
 from workbench.backends.tensorrt_gpu import Gpu
 from workbench.errors import ModelError, UsageError
-from workbench.locate import cache_folder
+from workbench.user_cache import cache_folder
 
 Say = Callable[[str], None]
 

@@ -11,20 +11,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from workbench.convert.building import Built, Converter, Say, mismatch, wanted
-from workbench.convert.drafts import NO_SPACE, remove_stale
+from workbench.convert.drafts import remove_stale
 from workbench.convert.subject import Subject
 from workbench.errors import ModelError
 from workbench.fingerprint import of_json
-from workbench.locate import cache_folder
 from workbench.models.converted import Converted
+from workbench.user_cache import ELSEWHERE, cache_folder, made_by_one
 
-ELSEWHERE = "export WORKBENCH_CACHE=/another/disk"
+KEPT = "a converted model is kept there"
 
 
 def cached(converter: Converter, subject: Subject, recipe: Any, say: Say) -> Built:
@@ -38,7 +36,7 @@ def cached(converter: Converter, subject: Subject, recipe: Any, say: Say) -> Bui
     found = _whole(entry, asked)
     if found is not None:  # a cache that can only be read serves what it holds
         return Built(found, True)
-    with _locked(entry, subject.name, say):
+    with made_by_one(entry, f"converting {subject.name}", KEPT, say):
         found = _whole(entry, asked)
         if found is not None:
             return Built(found, True)
@@ -75,29 +73,3 @@ def _set_aside(entry: Path, say: Say) -> None:
         aside.unlink()
     os.rename(entry, aside)
     say(f"{entry.name} was damaged: set aside as {aside}, converting again")
-
-
-@contextmanager
-def _locked(entry: Path, name: str, say: Say) -> Iterator[None]:
-    """Held while an entry is made. Raises ModelError where the cache cannot be written."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(entry.with_name(f"{entry.name}.lock"))
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"another process is converting {name}: waiting for it")
-            lock.acquire()
-    except OSError as error:
-        full = error.errno in NO_SPACE
-        raise ModelError(
-            f"no space left in the cache {entry.parent}" if full else f"the cache {entry.parent} cannot be written",
-            why=f"{error.strerror or error}; a converted model is kept there",
-            fix=f"free some space, or {ELSEWHERE}" if full else f"{ELSEWHERE.replace('/another/disk', '/a/folder/of/yours')}",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

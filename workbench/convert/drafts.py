@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workbench.errors import ModelError, UsageError
+from workbench.user_cache import NO_SPACE
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LOCK = "draft.lock"
 SCARCE = 2**20
 """Bytes; with less than that free, a writer's own strange error is taken to mean that the disk is full."""

@@ -28,9 +28,9 @@ from workbench.convert import saved as folders
 from workbench.convert.layout import Config, Layout, rope
 from workbench.convert.saved import INDEX, Saved
 from workbench.errors import ModelError, UsageError
+from workbench.user_cache import NO_SPACE
 
 ABSENT = "(absent)"
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_CHECKED = "not checked"
 
 
